@@ -1,0 +1,113 @@
+"""pure <- shell <- app: the layers of the package, held by reading every module's imports."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[1] / "src" / "tavern"
+
+# Modules and packages that hold decisions: no I/O, no clock, no scheduler.
+PURE = frozenset(
+    {
+        "__init__",
+        "addresses",
+        "config",
+        "errors",
+        "stun",
+        "turn",
+        "store.base",
+        "signaling.limits",
+        "signaling.messages",
+        "signaling.rooms",
+        "signaling.ice",
+    }
+)
+PURE_STANDARD_LIBRARY_DENIED = frozenset(
+    {"socket", "ssl", "select", "selectors", "threading", "time", "sqlite3", "asyncio", "subprocess", "signal"}
+)
+PURE_THIRD_PARTY_ALLOWED = frozenset({"attrs", "cattrs", "msgspec"})
+# The one importer of all shells, and what starts it.
+TOP = frozenset({"app", "cli", "__main__"})
+# Each shell package may import the pure modules, itself, and these shells.
+SHELL_MAY_IMPORT = {
+    "client": frozenset[str](),
+    "logs": frozenset[str](),
+    "metrics": frozenset[str](),
+    "relay": frozenset({"logs"}),
+    "store": frozenset({"logs"}),
+    "signaling": frozenset({"logs", "metrics"}),
+    "web": frozenset({"logs", "metrics", "signaling"}),
+}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def is_pure(name: str) -> bool:
+    return name in PURE or name.split(".")[0] in PURE
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module is not None
+            if node.module == "tavern" or (SOURCE / node.module.replace("tavern.", "").replace(".", "/")).is_dir():
+                names.update(f"{node.module}.{alias.name}" for alias in node.names)
+            else:
+                names.add(node.module)
+    return names
+
+
+def violations() -> list[str]:
+    found = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        name = module_name(path)
+        package = name.split(".")[0]
+        for target in imported(path):
+            top, _, inner = target.partition(".")
+            if top != "tavern":
+                if is_pure(name) and (
+                    top in PURE_STANDARD_LIBRARY_DENIED or (top in THIRD_PARTY and top not in PURE_THIRD_PARTY_ALLOWED)
+                ):
+                    found.append(f"{name} is pure and imports {target}")
+                continue
+            if inner in {"", "__version__"} or package in TOP:
+                continue
+            inner_package = inner.split(".")[0]
+            pure_target = any(is_pure(prefix) for prefix in prefixes(inner))
+            if pure_target or inner_package == package:
+                if is_pure(name) and not pure_target:
+                    found.append(f"{name} is pure and imports {target}")
+                continue
+            if is_pure(name):
+                found.append(f"{name} is pure and imports {target}")
+            elif inner_package not in SHELL_MAY_IMPORT[package]:
+                found.append(f"{name} imports {target}")
+    return found
+
+
+def prefixes(dotted: str) -> list[str]:
+    parts = dotted.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+
+
+THIRD_PARTY = frozenset(
+    {"anyio", "attrs", "cattrs", "h11", "hypercorn", "ifaddr", "msgspec", "starlette", "trio", "trio_websocket", "wsproto"}
+)
+
+
+def test_imports_point_from_shells_to_pure_modules_and_only_the_app_knows_all() -> None:
+    assert violations() == []
+
+
+def test_every_pure_name_exists() -> None:
+    for name in PURE:
+        path = SOURCE / name.replace(".", "/")
+        assert path.with_suffix(".py").exists() or path.is_dir(), name
