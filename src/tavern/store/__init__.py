@@ -1,0 +1,1 @@
+"""Durable state: which taverns and channels exist. Presence is never stored."""

@@ -1,0 +1,110 @@
+"""Numbered steps from any earlier schema to the newest (`PRAGMA user_version` holds the number).
+
+A step runs once, in one transaction with its number. Steps are appended, never changed: each has databases behind it.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from tavern.errors import StartupError
+
+Migration = Callable[[sqlite3.Connection], None]
+
+_ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+_SECONDS_BELOW = 100_000_000_000
+"""A smaller number of milliseconds is a date before March 1973: it counts seconds."""
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the database to the newest schema, all steps or none. The connection is in autocommit mode.
+
+    Raises StartupError for a database that a newer version wrote, or that is another program's; it is unchanged then.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = schema_version(connection)
+        _refuse_newer(version)
+        if version == 0:
+            _refuse_foreign(connection)
+        for number, step in enumerate(MIGRATIONS[version:], start=version + 1):
+            step(connection)
+            connection.execute(f"PRAGMA user_version = {number}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def schema_version(connection: sqlite3.Connection) -> int:
+    """The number of the last step that this database has seen."""
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def iso_utc(value: object) -> str | None:
+    """A moment as existing servers wrote it, as records hold it (ISO 8601 UTC, milliseconds, `Z`); None if unreadable.
+
+    They wrote ISO text, SQLite's own text (UTC), or milliseconds since 1970 as an integer; a column with text affinity
+    made "1714557600000" or "1714557600000.0" of the latter.
+    """
+    if isinstance(value, str) and _ISO.fullmatch(value):
+        return value
+    try:
+        if isinstance(value, str) and "-" in value:
+            moment = datetime.fromisoformat(value.strip())
+            moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+        elif isinstance(value, (int, float, str)):
+            number = float(value)
+            moment = datetime.fromtimestamp(number if number < _SECONDS_BELOW else number / 1000, UTC)
+        else:
+            return None
+    except (ValueError, OverflowError, OSError):
+        return None
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _refuse_newer(version: int) -> None:
+    if version > len(MIGRATIONS):
+        raise StartupError(
+            f"a newer version of tavern wrote it (schema {version}, this version knows {len(MIGRATIONS)}): "
+            "update tavern, or restore a backup from before the update"
+        )
+
+
+def _refuse_foreign(connection: sqlite3.Connection) -> None:
+    """The first server of this schema wrote no version number: tell its databases from other programs'."""
+    tables = {str(name) for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    if tables and not {"taverns", "channels"} & tables:
+        raise StartupError("it is the database of another program: set TAVERN_DB_PATH to another file")
+
+
+def _adopt(connection: sqlite3.Connection) -> None:
+    """1: a new database, or one of the first server, whose rows stay where they are: columns of its own survive."""
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS taverns (id TEXT NOT NULL PRIMARY KEY, name TEXT NOT NULL, "
+        "icon TEXT NOT NULL DEFAULT '', creator_public_key TEXT NOT NULL, "
+        "signaling_url TEXT NOT NULL DEFAULT '', created_at TEXT NOT NULL)"
+    )
+    connection.execute(
+        "CREATE TABLE IF NOT EXISTS channels (id TEXT NOT NULL PRIMARY KEY, "
+        "tavern_id TEXT NOT NULL REFERENCES taverns (id) ON DELETE CASCADE, "
+        "name TEXT NOT NULL, created_at TEXT NOT NULL)"
+    )
+    columns = {str(row[1]) for row in connection.execute("PRAGMA table_info(taverns)")}
+    for optional in sorted({"icon", "signaling_url"} - columns):
+        connection.execute(f"ALTER TABLE taverns ADD COLUMN {optional} TEXT DEFAULT ''")
+    for column in ("icon", "signaling_url"):
+        connection.execute(f"UPDATE taverns SET {column} = '' WHERE {column} IS NULL")  # noqa: S608  - no input in it
+    for table in ("taverns", "channels"):
+        rows = connection.execute(f"SELECT rowid, created_at FROM {table}").fetchall()  # noqa: S608
+        changes = [(iso, rowid) for rowid, value in rows if (iso := iso_utc(value)) not in {None, value}]
+        connection.executemany(f"UPDATE {table} SET created_at = ? WHERE rowid = ?", changes)  # noqa: S608
+    connection.execute("CREATE INDEX IF NOT EXISTS channels_by_tavern ON channels (tavern_id)")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_adopt,)

@@ -1,0 +1,241 @@
+"""The store that survives: one SQLite file, one connection, one thread (see `worker`), reads from memory."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+import stat
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from tavern.errors import StartupError
+from tavern.store.base import ChannelRecord, TavernRecord
+from tavern.store.files import FILE_MODE, create_private_directories
+from tavern.store.index import Index
+from tavern.store.migrations import iso_utc, migrate
+from tavern.store.worker import Worker
+
+BUSY_TIMEOUT_MS = 2_000
+"""How long a write waits for another program (a backup, `sqlite3`) that holds the database: below `STOP_LIMIT_S`."""
+
+UNKNOWN_MOMENT = "1970-01-01T00:00:00.000Z"
+"""What a record says whose `created_at` an existing server left unreadable."""
+
+
+class SqliteStore:
+    """A `Store` in a file. `open_sqlite_store` makes and closes it; a write afterwards raises ClosedResourceError."""
+
+    def __init__(self, index: Index, worker: Worker) -> None:
+        self._index = index
+        self._worker = worker
+
+    @property
+    def transactions(self) -> int:
+        """Transactions committed since the start."""
+        return self._worker.transactions
+
+    @property
+    def checkpoints(self) -> int:
+        """Checkpoints completed since the start."""
+        return self._worker.checkpoints
+
+    @property
+    def queued_writes(self) -> int:
+        """Writes that wait for the disk."""
+        return self._worker.queued
+
+    def tavern_count(self) -> int:
+        return self._index.tavern_count()
+
+    def tavern(self, tavern_id: str) -> TavernRecord | None:
+        return self._index.tavern(tavern_id)
+
+    def channels(self, tavern_id: str) -> tuple[ChannelRecord, ...]:
+        return self._index.channels(tavern_id)
+
+    async def create_tavern(self, tavern: TavernRecord, channels: tuple[ChannelRecord, ...]) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._index.reserve_tavern(tavern, channels)
+        await self._worker.run(
+            partial(_insert_tavern, tavern, channels), partial(self._index.settle_tavern, tavern, channels)
+        )
+
+    async def create_channel(self, channel: ChannelRecord) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._index.reserve_channel(channel)
+        await self._worker.run(partial(_insert_channel, channel), partial(self._index.settle_channel, channel))
+
+
+@asynccontextmanager
+async def open_sqlite_store(path: Path) -> AsyncIterator[SqliteStore]:
+    """The store in the file at `path`, made (0600, its directories 0700) or migrated forward if need be.
+
+    Raises StartupError, one line that names the file, where it cannot be used or another server uses it. At the end,
+    and also when cancelled, queued writes are finished, the log is moved into the file, and it is closed, all within
+    `STOP_LIMIT_S`. If the store's thread itself fails (our bug), the block is cancelled and RuntimeError raised. As
+    with any nursery, errors of the block, and that one, leave in an exception group.
+    """
+    index = Index()
+    worker = Worker(partial(_opened_database, path, index))
+    await worker.start()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker.supervise)
+        try:
+            yield SqliteStore(index, worker)
+        finally:
+            await worker.stop()
+            nursery.cancel_scope.cancel()  # supervise has returned, or the disk hangs and the thread is left behind
+
+
+def _insert_tavern(tavern: TavernRecord, channels: tuple[ChannelRecord, ...], connection: sqlite3.Connection) -> None:
+    connection.execute(
+        "INSERT INTO taverns (id, name, icon, creator_public_key, signaling_url, created_at) VALUES (?, ?, ?, ?, ?, ?)",
+        (tavern.id, tavern.name, tavern.icon, tavern.creator_public_key, tavern.signaling_url, tavern.created_at),
+    )
+    for channel in channels:
+        _insert_channel(channel, connection)
+
+
+def _insert_channel(channel: ChannelRecord, connection: sqlite3.Connection) -> None:
+    connection.execute(
+        "INSERT INTO channels (id, tavern_id, name, created_at) VALUES (?, ?, ?, ?)",
+        (channel.id, channel.tavern_id, channel.name, channel.created_at),
+    )
+
+
+@contextmanager
+def _opened_database(path: Path, index: Index) -> Iterator[sqlite3.Connection]:
+    """In the store's thread: lock the file, open it, migrate it, read it into `index`; close and unlock at the end."""
+    path = Path(os.path.realpath(path))  # one lock for one file, whatever links lead to it
+    with _locked(path), closing(_connected(path)) as connection:
+        try:
+            _prepare(connection)
+            _load(connection, index)
+        except StartupError as error:
+            raise StartupError(f"cannot use the database {path}: {error}") from error
+        except sqlite3.DatabaseError as error:
+            raise StartupError(f"cannot use the database {path}: {_explained(error)}") from error
+        yield connection
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold `<path>.lock`. SQLite's own locks allow two servers, which would not see each other's taverns.
+
+    The file stays: removing it would let a third server lock a new one while a second still waits on the old.
+    """
+    lock = path.with_name(path.name + ".lock")
+    try:
+        create_private_directories(path.parent)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, FILE_MODE)
+    except OSError as error:
+        raise StartupError(
+            f"cannot write {lock} beside the database: {error.strerror}: "
+            "mend the directory's permissions, or set TAVERN_DB_PATH to a file elsewhere"
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StartupError(
+                f"the database {path} is in use by another Tavern server (it holds {lock}): "
+                "stop that one, or set TAVERN_DB_PATH to another file"
+            ) from error
+        except OSError as error:
+            raise StartupError(
+                f"cannot lock {lock}: {error.strerror}: put the database on a local file system"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    try:
+        # Made here, since SQLite would make it readable for all; the files beside it get the same mode from SQLite.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, FILE_MODE)
+        try:
+            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        finally:
+            os.close(descriptor)
+        if not regular:
+            raise StartupError(f"cannot use the database {path}: it is no regular file: set TAVERN_DB_PATH to another")
+        connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000)
+    except IsADirectoryError as error:
+        raise StartupError(f"the database {path} is a directory: set TAVERN_DB_PATH to a file in it") from error
+    except (OSError, sqlite3.DatabaseError) as error:
+        raise StartupError(
+            f"cannot open the database {path}: {getattr(error, 'strerror', None) or error}: "
+            "mend its permissions, or set TAVERN_DB_PATH to another file"
+        ) from error
+    # An existing server may have stored what is not UTF-8; one such name must not keep the rest from being served.
+    connection.text_factory = partial(str, encoding="utf-8", errors="replace")
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    migrate(connection)  # first: a database that is refused stays as it is
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    # Half a copy of a database can be read for weeks until a query meets the missing half.
+    (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise StartupError(f"it is damaged ({_one_line(verdict)}): restore a backup")
+
+
+def _load(connection: sqlite3.Connection, index: Index) -> None:
+    """Read all of it. Row ids follow the order of creation; channels without a tavern stay in the file, unread."""
+    channels: dict[str, list[ChannelRecord]] = defaultdict(list)
+    for channel_id, tavern_id, name, created_at in connection.execute(
+        "SELECT id, tavern_id, name, created_at FROM channels WHERE id IS NOT NULL ORDER BY rowid"
+    ):
+        channels[str(tavern_id)].append(
+            ChannelRecord(
+                id=str(channel_id), tavern_id=str(tavern_id), name=_text(name), created_at=_moment(created_at)
+            )
+        )
+    for tavern_id, name, icon, key, url, created_at in connection.execute(
+        "SELECT id, name, icon, creator_public_key, signaling_url, created_at FROM taverns "
+        "WHERE id IS NOT NULL ORDER BY rowid"
+    ):
+        tavern = TavernRecord(
+            id=str(tavern_id),
+            name=_text(name),
+            icon=_text(icon),
+            creator_public_key=_text(key),
+            signaling_url=_text(url),
+            created_at=_moment(created_at),
+        )
+        index.add(tavern, tuple(channels[tavern.id]))
+
+
+def _text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _moment(value: object) -> str:
+    return iso_utc(value) or UNKNOWN_MOMENT
+
+
+def _explained(error: sqlite3.DatabaseError) -> str:
+    """What SQLite found, and what to do about it, on one line."""
+    advice = {
+        sqlite3.SQLITE_NOTADB: "set TAVERN_DB_PATH to another file, or restore a backup",
+        sqlite3.SQLITE_CORRUPT: "restore a backup",
+        sqlite3.SQLITE_BUSY: "end the program that holds it",
+        sqlite3.SQLITE_FULL: "make room on the disk",
+        sqlite3.SQLITE_ERROR: "its tables are not Tavern's: set TAVERN_DB_PATH to another file",
+    }
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code; the rest says where in SQLite
+    return f"{_one_line(str(error))}: {advice.get(code, 'mend its permissions or its disk')}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
