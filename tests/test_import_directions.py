@@ -21,6 +21,9 @@ PURE = frozenset(
         "signaling.messages",
         "signaling.rooms",
         "signaling.ice",
+        "signaling.transport",
+        "web.proxies",
+        "client.events",
     }
 )
 PURE_STANDARD_LIBRARY_DENIED = frozenset(
@@ -28,7 +31,7 @@ PURE_STANDARD_LIBRARY_DENIED = frozenset(
 )
 PURE_THIRD_PARTY_ALLOWED = frozenset({"attrs", "cattrs", "msgspec"})
 # The one importer of all shells, and what starts it.
-TOP = frozenset({"app", "cli", "__main__"})
+TOP = frozenset({"app", "announcement", "startup", "cli", "__main__"})
 # Each shell package may import the pure modules, itself, and these shells.
 SHELL_MAY_IMPORT = {
     "client": frozenset[str](),

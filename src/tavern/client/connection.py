@@ -1,0 +1,208 @@
+"""One connection to a Tavern server."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import attrs
+import trio
+from trio_websocket import ConnectionClosed, WebSocketConnection, connect_websocket_url
+
+from tavern.client.events import (
+    Channel,
+    ChannelCreated,
+    ChannelJoined,
+    ErrorReceived,
+    Event,
+    IceServers,
+    PeerList,
+    Tavern,
+    TavernCreated,
+    TavernInfo,
+    parse_event,
+)
+from tavern.errors import TavernError
+from tavern.signaling.messages import Identity, encode
+
+ANSWER_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 2.0
+MAX_EVENTS = 1024
+"""Undelivered events that are kept. A bot that reads none for longer than that is told so (`ConnectionLost`)."""
+
+_T = TypeVar("_T", bound=Event)
+
+
+class ServerError(TavernError):
+    """The server answered a request with `error`; `code` is None from servers that have no codes."""
+
+    def __init__(self, error: ErrorReceived) -> None:
+        super().__init__(error.message)
+        self.code = error.code
+        self.message = error.message
+        self.field = error.field
+
+
+class ConnectionLost(TavernError):
+    """The connection is over; `code` is the WebSocket's close code (1006 where none came)."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(f"{code} {reason}".strip())
+        self.code = code
+
+
+@asynccontextmanager
+async def open_client(url: str, *, ssl_context: ssl.SSLContext | None = None) -> AsyncIterator[Client]:
+    """Connected while the block runs; closed with 1000 at its end. `url` is `ws://host:port/` or `wss://...`.
+
+    Raises OSError or `trio_websocket.HandshakeError` where there is no server. Errors of the block come out as they
+    are, not in groups.
+    """
+    failed: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            socket = await connect_websocket_url(nursery, url, ssl_context, message_queue_size=1)
+            client = Client(socket)
+            nursery.start_soon(client._read)
+            try:
+                yield client
+            finally:
+                with trio.move_on_after(CLOSE_TIMEOUT_S):
+                    await socket.aclose()
+        except Exception as error:  # noqa: BLE001  raised below, outside of the nursery that would wrap it
+            failed = error
+        nursery.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
+
+
+@attrs.define(eq=False)
+class _Request:
+    """What one request waits for."""
+
+    kind: type[Any]
+    answered: trio.Event = attrs.field(factory=trio.Event)
+    answer: Event | None = None
+
+
+class Client:
+    """A Tavern server as seen by one peer. Methods that ask wait for the answer (`ServerError` where it is an error,
+    `ConnectionLost` where none can come, `trio.TooSlowError` after 10 s); one asks at a time, others wait their turn.
+
+    All that is not an answer is an event, in the order in which it came.
+    """
+
+    def __init__(self, socket: WebSocketConnection) -> None:
+        self._socket = socket
+        self._events_in, self.events = trio.open_memory_channel[Event](MAX_EVENTS)
+        self._asking = trio.Lock()
+        self._request: _Request | None = None
+        self._lost: ConnectionLost | None = None
+
+    async def create_tavern(self, name: str, icon: str | None = None) -> Tavern:
+        message = {"type": "create-tavern", "name": name}
+        if icon is not None:
+            message["icon"] = icon
+        return (await self._ask(message, TavernCreated)).tavern
+
+    async def tavern_info(self, tavern_id: str) -> Tavern:
+        return (await self._ask({"type": "get-tavern-info", "tavernId": tavern_id}, TavernInfo)).tavern
+
+    async def create_channel(self, tavern_id: str, name: str) -> Channel:
+        message = {"type": "create-channel", "tavernId": tavern_id, "name": name}
+        return (await self._ask(message, ChannelCreated)).channel
+
+    async def join_channel(self, tavern_id: str, channel_id: str, identity: Identity) -> ChannelJoined:
+        message = {"type": "join-channel", "tavernId": tavern_id, "channelId": channel_id}
+        return await self._ask({**message, "identity": attrs.asdict(identity)}, ChannelJoined)
+
+    async def leave_channel(self, tavern_id: str, channel_id: str) -> None:
+        await self.send({"type": "leave-channel", "tavernId": tavern_id, "channelId": channel_id})
+
+    async def update_identity(self, identity: Identity) -> None:
+        """Sent; the server answers only if it refuses (an `ErrorReceived` event)."""
+        await self.send({"type": "update-identity", "identity": attrs.asdict(identity)})
+
+    async def join_room(self, room: str, identity: Identity | None = None) -> PeerList:
+        """The room of older clients, which is only a name."""
+        message: dict[str, Any] = {"type": "join", "room": room}
+        if identity is not None:
+            message["identity"] = attrs.asdict(identity)
+        return await self._ask(message, PeerList)
+
+    async def ice_servers(self) -> IceServers:
+        return await self._ask({"type": "get-ice-servers"}, IceServers)
+
+    async def send_offer(self, sdp: str, target: str | None = None) -> None:
+        """To one peer of this channel or room, or to all others."""
+        await self.send({"type": "offer", "sdp": sdp} | ({"target": target} if target is not None else {}))
+
+    async def send_answer(self, sdp: str, target: str) -> None:
+        await self.send({"type": "answer", "sdp": sdp, "target": target})
+
+    async def send_ice_candidate(self, candidate: str, target: str) -> None:
+        await self.send({"type": "ice-candidate", "candidate": candidate, "target": target})
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """Any message. Raises ConnectionLost. Cancelled half-way, the connection is of no more use."""
+        try:
+            await self._socket.send_message(encode(message).decode())
+        except ConnectionClosed as closed:
+            raise self._lost or _lost(closed) from None
+
+    async def next_event(self) -> Event:
+        """The next event. Raises ConnectionLost when no more can come."""
+        try:
+            return await self.events.receive()
+        except trio.EndOfChannel:
+            assert self._lost is not None
+            raise self._lost from None
+
+    async def _ask(self, message: dict[str, Any], kind: type[_T]) -> _T:
+        async with self._asking:
+            if self._lost is not None:
+                raise self._lost
+            request = self._request = _Request(kind)
+            try:
+                with trio.fail_after(ANSWER_TIMEOUT_S):
+                    await self.send(message)
+                    await request.answered.wait()
+            finally:
+                self._request = None
+        match request.answer:
+            case ErrorReceived() as error:
+                raise ServerError(error)
+            case answer if isinstance(answer, kind):
+                return answer
+        raise self._lost or ConnectionLost(1006, "")
+
+    async def _read(self) -> None:
+        try:
+            with self._events_in:
+                while True:
+                    self._deliver(parse_event(await self._socket.get_message()))
+        except ConnectionClosed as closed:
+            self._lost = _lost(closed)
+        except ValueError as error:
+            self._lost = ConnectionLost(1006, str(error))
+        except trio.WouldBlock:
+            self._lost = ConnectionLost(1006, f"{MAX_EVENTS} events were not read")
+        finally:
+            if self._request is not None:
+                self._request.answered.set()
+
+    def _deliver(self, event: Event) -> None:
+        request = self._request
+        if request is not None and request.answer is None and isinstance(event, (request.kind, ErrorReceived)):
+            request.answer = event
+            request.answered.set()
+        else:
+            self._events_in.send_nowait(event)
+
+
+def _lost(closed: ConnectionClosed) -> ConnectionLost:
+    if closed.reason is None:
+        return ConnectionLost(1006, "")
+    return ConnectionLost(closed.reason.code, closed.reason.reason or "")

@@ -1,0 +1,316 @@
+"""Settings: one frozen object made from a mapping of environment variables, validated at once. Pure.
+
+Each field below states its variable, its default, what is allowed, and one line of help; the command line, the
+compose file's test and the README's table are made from the same list.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import attrs
+from cattrs import ClassValidationError, Converter
+from cattrs.gen import make_dict_structure_fn, override
+
+from tavern.addresses import IPAddress, parse_address
+from tavern.errors import SettingsError, SettingsProblem
+
+DEV_SECRET = "tavern-dev-secret"  # noqa: S105  public on purpose: clients in people's hands carry it in their code
+IPNetwork = IPv4Network | IPv6Network
+StoreKind = Literal["sqlite", "memory"]
+LogLevel = Literal["trace", "debug", "info", "warn", "error"]
+
+Parser = Callable[[str], Any]
+_LIMIT = 2**31 - 1  # the ceiling that the protocol promises for its limits
+
+
+def _integer(minimum: int, maximum: int) -> Parser:
+    def parse(text: str) -> int:
+        # int() also takes "1_000", " 7" and other alphabets' digits: in a settings file those are typing errors.
+        if not re.fullmatch(r"-?[0-9]{1,11}", text) or not minimum <= int(text) <= maximum:
+            raise ValueError(f"must be a whole number from {minimum} to {maximum}")
+        return int(text)
+
+    return parse
+
+
+def _milliseconds(minimum: int, maximum: int) -> Parser:
+    whole = _integer(minimum, maximum)
+
+    def parse(text: str) -> float:
+        try:
+            return float(whole(text)) / 1000
+        except ValueError:
+            raise ValueError(f"must be milliseconds, a whole number from {minimum} to {maximum}") from None
+
+    return parse
+
+
+def _one_of(*choices: str) -> Parser:
+    def parse(text: str) -> str:
+        if text.lower() not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return text.lower()
+
+    return parse
+
+
+def _listen_host(text: str) -> tuple[str, ...]:
+    try:
+        return (str(parse_address(text)),)
+    except ValueError:
+        raise ValueError("must be one IP address to listen on, or empty for all interfaces") from None
+
+
+def _domain(text: str) -> str:
+    name = text.lower().removesuffix(".")
+    try:
+        return str(parse_address(name))
+    except ValueError:
+        pass
+    label = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?"
+    if len(name) > 253 or not re.fullmatch(rf"{label}(\.{label})*", name):
+        raise ValueError("must be a host name such as tavern.example.com (no https://, no port, no path)")
+    return name
+
+
+def _networks(text: str) -> tuple[IPNetwork, ...]:
+    try:
+        return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise ValueError(f"must be address ranges such as 192.168.1.0/24, separated by commas ({error})") from None
+
+
+def _external_addresses(text: str) -> tuple[IPAddress, ...]:
+    allowed = "must be one IPv4 address, one IPv6 address, or one of each separated by a comma"
+    try:
+        addresses = tuple(parse_address(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ValueError(allowed) from None
+    if len({address.version for address in addresses}) != len(addresses) or not addresses:
+        raise ValueError(allowed)
+    if any(address.is_unspecified or address.is_multicast for address in addresses):
+        raise ValueError(f"{allowed}, which clients can send to")
+    return addresses
+
+
+def _ice_urls(text: str) -> tuple[str, ...]:
+    urls = tuple(part.strip() for part in text.split(",") if part.strip())
+    for url in urls:
+        if not re.fullmatch(r"(stuns?:[^\s?/@]+|turns?:[^\s?/@]+(\?transport=(udp|tcp))?)", url):
+            raise ValueError(
+                "must be URLs such as stun:host:3478 or turn:host:3478?transport=udp, separated by commas "
+                f"({url!r} is not)"
+            )
+    return urls
+
+
+def _secret(text: str) -> str:
+    if len(text) > 256 or not text.isprintable():  # a HMAC key: longer only hides a pasted file
+        raise ValueError("must be at most 256 printable characters")
+    return text
+
+
+def _path(text: str) -> Path:
+    if "\0" in text:
+        raise ValueError("must be a file path")
+    return Path(text).expanduser()
+
+
+def _setting(variable: str, default: Any, parse: Parser, help_text: str, *, shown_default: str | None = None) -> Any:
+    metadata = {"variable": variable, "parse": parse, "help": help_text, "default": shown_default or str(default)}
+    return attrs.field(default=default, metadata=metadata)
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """All settings, parsed and checked; durations in seconds. What is empty or None is decided at start."""
+
+    port: int = _setting("PORT", 3001, _integer(0, 65535), "TCP port of page, signaling and health (0: any free)")
+    hosts: tuple[str, ...] = _setting(
+        "TAVERN_HOST", (), _listen_host, "address to listen on", shown_default="all interfaces, IPv4 and IPv6"
+    )
+    store: StoreKind = _setting("TAVERN_STORE", "sqlite", _one_of("sqlite", "memory"), "where taverns are kept")
+    db_path: Path | None = _setting(
+        "TAVERN_DB_PATH", None, _path, "SQLite file", shown_default="tavern/tavern.db in your data directory"
+    )
+    turn_secret: str | None = _setting(
+        "TAVERN_TURN_SECRET", None, _secret, "secret behind TURN credentials", shown_default="made and kept by itself"
+    )
+    domain: str = _setting("TAVERN_DOMAIN", "localhost", _domain, "name that people reach this server by")
+    turn_port: int = _setting("TAVERN_TURN_PORT", 3478, _integer(0, 65535), "STUN/TURN port (0: any free)")
+    turn_min_port: int = _setting("TAVERN_TURN_MIN_PORT", 49152, _integer(1024, 65535), "first relay port")
+    turn_max_port: int = _setting("TAVERN_TURN_MAX_PORT", 65535, _integer(1024, 65535), "last relay port")
+    external_addresses: tuple[IPAddress, ...] = _setting(
+        "TAVERN_EXTERNAL_IP",
+        (),
+        _external_addresses,
+        "address that relayed traffic is sent to",
+        shown_default="the domain's addresses, else the machine's own",
+    )
+    ice_urls: tuple[str, ...] = _setting(
+        "TAVERN_ICE_URLS", (), _ice_urls, "ICE server URLs to hand out", shown_default="this server's own"
+    )
+    turn_allow_peers: tuple[IPNetwork, ...] = _setting(
+        "TAVERN_TURN_ALLOW_PEERS", (), _networks, "ranges the relay may reach besides the public internet",
+        shown_default="none",
+    )  # fmt: skip
+    turn_user_quota: int = _setting("TAVERN_TURN_USER_QUOTA", 128, _integer(1, _LIMIT), "relay allocations per user")
+    turn_401_rate: int = _setting(
+        "TAVERN_TURN_401_RATE", 64, _integer(1, _LIMIT), "unauthenticated TURN answers a second per address"
+    )
+    log_level: LogLevel = _setting(
+        "TAVERN_LOG_LEVEL", "info", _one_of("trace", "debug", "info", "warn", "error"), "least level that is logged"
+    )
+    heartbeat_interval_s: float = _setting(
+        "TAVERN_HEARTBEAT_INTERVAL", 10.0, _milliseconds(100, 3_600_000), "ms between pings", shown_default="10000"
+    )
+    heartbeat_timeout_s: float = _setting(
+        "TAVERN_HEARTBEAT_TIMEOUT", 5.0, _milliseconds(100, 3_600_000), "ms that a pong may take", shown_default="5000"
+    )
+    rate_create: int = _setting("TAVERN_RATE_CREATE", 10, _integer(1, _LIMIT), "new taverns a minute per address")
+    rate_messages: int = _setting("TAVERN_RATE_MSG_SEC", 30, _integer(1, _LIMIT), "messages a second per connection")
+    trusted_proxies: tuple[IPNetwork, ...] = _setting(
+        "TAVERN_TRUSTED_PROXIES",
+        (ip_network("127.0.0.0/8"), ip_network("::1/128")),
+        _networks,
+        "proxies whose forwarded client address counts",
+        shown_default="127.0.0.0/8,::1/128",
+    )
+    tls_cert: Path | None = _setting(
+        "TAVERN_TLS_CERT", None, _path, "certificate chain (PEM): https and wss", shown_default="none"
+    )
+    tls_key: Path | None = _setting("TAVERN_TLS_KEY", None, _path, "its private key (PEM)", shown_default="none")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether no real domain was set: the server is for this machine or home, under its address."""
+        return is_loopback_name(self.domain)
+
+    @property
+    def tls(self) -> bool:
+        return self.tls_cert is not None
+
+
+@attrs.frozen
+class SettingHelp:
+    """One setting as people are told of it."""
+
+    variable: str
+    option: str
+    default: str
+    text: str
+
+
+def _help(field: attrs.Attribute[Any]) -> SettingHelp:
+    variable = field.metadata["variable"]
+    option = "--" + variable.removeprefix("TAVERN_").lower().replace("_", "-")
+    return SettingHelp(variable, option, field.metadata["default"], field.metadata["help"])
+
+
+SETTINGS: tuple[SettingHelp, ...] = tuple(_help(field) for field in attrs.fields(Settings))
+VARIABLES: tuple[str, ...] = tuple(setting.variable for setting in SETTINGS)
+
+
+def _converter() -> Converter:
+    converter = Converter(detailed_validation=True)
+
+    def hook_for(parse: Parser) -> Callable[[Any, Any], Any]:
+        return lambda value, _type: parse(value)
+
+    overrides = {
+        field.name: override(rename=field.metadata["variable"], struct_hook=hook_for(field.metadata["parse"]))
+        for field in attrs.fields(Settings)
+    }
+    # mypy cannot see that each value is an override: the function takes them as keywords beside its own switches.
+    structure = make_dict_structure_fn(Settings, converter, **overrides)  # type: ignore[arg-type]
+    converter.register_structure_hook(Settings, structure)
+    return converter
+
+
+def load_settings(environment: Mapping[str, str]) -> Settings:
+    """The settings that `environment` states; an empty value counts as not set (compose passes those).
+
+    Raises SettingsError that lists every variable with a value that is not allowed.
+    """
+    given = {name: environment[name].strip() for name in VARIABLES if environment.get(name, "").strip()}
+    problems: list[SettingsProblem] = []
+    try:
+        settings = _converter().structure(given, Settings)
+    except ClassValidationError as group:
+        variables = {field.name: field.metadata["variable"] for field in attrs.fields(Settings)}
+        with_notes, _without = group.group_exceptions()
+        for error, note in with_notes:
+            variable = variables[note.name]
+            shown = "(not shown)" if variable == "TAVERN_TURN_SECRET" else given[variable]  # this ends up in logs
+            problems.append(SettingsProblem(variable, shown, str(error)))
+        raise SettingsError(tuple(problems)) from None
+    problems.extend(_contradictions(settings, given))
+    if problems:
+        raise SettingsError(tuple(problems))
+    return settings
+
+
+def _contradictions(settings: Settings, given: Mapping[str, str]) -> list[SettingsProblem]:
+    """Settings that are each allowed and together are not."""
+    problems = []
+    if settings.turn_min_port > settings.turn_max_port:
+        problems.append(
+            SettingsProblem(
+                "TAVERN_TURN_MIN_PORT",
+                str(settings.turn_min_port),
+                f"must not be above TAVERN_TURN_MAX_PORT ({settings.turn_max_port})",
+            )
+        )
+    for one, other in (("TAVERN_TLS_CERT", "TAVERN_TLS_KEY"), ("TAVERN_TLS_KEY", "TAVERN_TLS_CERT")):
+        if one in given and other not in given:
+            problems.append(SettingsProblem(other, "", f"must be set as well, since {one} is"))
+    if settings.turn_secret == DEV_SECRET and not settings.is_local:
+        problems.append(
+            SettingsProblem(
+                "TAVERN_TURN_SECRET",
+                DEV_SECRET,
+                f"everybody knows this secret, so it is refused with TAVERN_DOMAIN={settings.domain}: "
+                "unset it (one is made and kept) or set your own",
+            )
+        )
+    return problems
+
+
+def unknown_variables(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """A line for each TAVERN_ variable that is no setting: most are typing errors, and none takes effect."""
+    lines = []
+    for name in sorted(environment):
+        if name.startswith("TAVERN_") and name not in VARIABLES:
+            # TAVERN_PORT is the compose file's name for the host's port; by hand it is PORT.
+            close = ["PORT"] if name == "TAVERN_PORT" else difflib.get_close_matches(name, VARIABLES, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            lines.append(f"{name} is not a setting and has no effect{hint}")
+    return tuple(lines)
+
+
+def is_loopback_name(host: str) -> bool:
+    """Whether a Host header's name (no port) reaches only the machine that it is used on."""
+    name = host.strip("[]").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return parse_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def host_without_port(host_header: str) -> str | None:
+    """The name or address in a Host header, IPv6 without brackets; None where it is missing or malformed."""
+    if not host_header or len(host_header) > 300 or re.search(r"[\s/@\\?#,]", host_header):
+        return None
+    try:
+        return urlsplit(f"//{host_header}").hostname
+    except ValueError:
+        return None

@@ -1,0 +1,36 @@
+"""What `get-ice-servers` hands out: STUN and TURN URLs of this very server with a credential. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from tavern.addresses import format_socket_address
+from tavern.turn.auth import Credential
+
+TURN_CREDENTIAL_LIFETIME_S = 3600
+"""For making allocations; those that exist live on. Clients ask anew before `expiresAt`."""
+
+
+def own_urls(host: str, turn_port: int) -> tuple[str, ...]:
+    """URLs of this server's relay as reached under `host`, TURN first (browsers warn beyond two TURN URLs)."""
+    where = format_socket_address(host, turn_port)
+    return (f"turn:{where}?transport=udp", f"stun:{where}")
+
+
+def ice_servers_message(urls: Sequence[str], credential: Credential) -> dict[str, Any]:
+    """`ice-servers` in the form that RTCPeerConnection takes: one entry with a credential, one without."""
+    turn = [url for url in urls if url.startswith(("turn:", "turns:"))]
+    stun = [url for url in urls if not url.startswith(("turn:", "turns:"))]
+    servers: list[dict[str, Any]] = []
+    if turn:
+        servers.append({"urls": turn, "username": credential.username, "credential": credential.password})
+    if stun:
+        servers.append({"urls": stun})
+    return {"type": "ice-servers", "iceServers": servers, "expiresAt": iso_utc(credential.expires_at)}
+
+
+def iso_utc(unix_s: float) -> str:
+    """ISO 8601 in UTC with milliseconds and `Z`, as JavaScript's `toISOString` writes it."""
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,151 @@
+"""Every connected peer and live room: executes what `rooms` decides, and supervises one task per live room."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+from uuid import uuid4
+
+import attrs
+import trio
+
+from tavern.errors import RemoteError
+from tavern.logs import log_event
+from tavern.metrics import Metrics
+from tavern.signaling import messages
+from tavern.signaling.rooms import (
+    Close,
+    Deliver,
+    Effect,
+    Effects,
+    Peer,
+    Presence,
+    Room,
+    RoomEmptied,
+    RoomOpened,
+)
+from tavern.signaling.transport import Transport
+
+CLOSE_GOING_AWAY = 1001
+CLOSE_POLICY_VIOLATION = 1008
+CLOSE_INTERNAL_ERROR = 1011
+
+_log = logging.getLogger("tavern.rooms")
+
+
+class RoomFailed(Exception):
+    """Acting in a room ran into our own bug; the room's wall closes all its members."""
+
+
+@attrs.define(eq=False)
+class _Supervision:
+    """What ends a room's task: the room is empty, or it failed."""
+
+    over: trio.Event = attrs.field(factory=trio.Event)
+    error: Exception | None = None
+
+
+@attrs.define(eq=False)
+class Registry:
+    """Peers and rooms of this process. Everything but `run` is synchronous: a relayed message is a call, not a hop."""
+
+    metrics: Metrics
+    presence: Presence = attrs.field(factory=Presence)
+    _peers: set[Peer] = attrs.field(factory=set, init=False)
+    _supervisions: dict[Room, _Supervision] = attrs.field(factory=dict, init=False)
+    _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
+    _draining: bool = attrs.field(default=False, init=False)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Supervises the rooms until cancelled. Peers can connect once it is started."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    def connect(self, transport: Transport) -> Peer:
+        """A new peer, nowhere yet. While the server drains it is told so and closed at once."""
+        peer = Peer(str(uuid4()), outlet=transport)
+        self._peers.add(peer)
+        self.metrics.connected_peers = len(self._peers)
+        if self._draining:
+            self._say_goodbye(peer)
+        return peer
+
+    def disconnect(self, peer: Peer) -> None:
+        """The peer is forgotten and those it was with know. Idempotent; never raises for a room's failure."""
+        self._peers.discard(peer)
+        self.metrics.connected_peers = len(self._peers)
+        room = peer.place.room if peer.place else None
+        with suppress(RoomFailed):  # the room's task has it
+            self.act(room, lambda: self.presence.disconnect(peer))
+
+    def act(self, room: Room | None, decide: Callable[[], Effects]) -> None:
+        """Decide and execute, at once and without a checkpoint, so that nothing comes between.
+
+        Raises RemoteError (their fault) as it comes. Our own bug becomes the room's: its task ends with the error,
+        and RoomFailed is raised here. Outside of a room it is the connection's, and raised as it is.
+        """
+        try:
+            for effect in decide():
+                self._execute(effect)
+        except RemoteError:
+            raise
+        except Exception as error:  # the wall of the room
+            supervision = self._supervisions.get(room) if room is not None else None
+            if supervision is None:
+                raise
+            supervision.error = supervision.error or error
+            supervision.over.set()
+            raise RoomFailed(str(room)) from error
+
+    def broadcast(self, tavern_id: str, message: dict[str, Any]) -> tuple[Peer, ...]:
+        """Send to every peer in the tavern's channels; answers who that was."""
+        peers = self.presence.tavern_peers(tavern_id)
+        self._execute(Deliver(peers, message))
+        return peers
+
+    def drain(self) -> None:
+        """Everybody is told `server-shutdown` and closed with 1001; newcomers too from now on."""
+        self._draining = True
+        for peer in tuple(self._peers):
+            self._say_goodbye(peer)
+
+    def _say_goodbye(self, peer: Peer) -> None:
+        self._execute(Deliver((peer,), {"type": "server-shutdown"}))
+        self._execute(Close(peer, CLOSE_GOING_AWAY, "server shutdown"))
+
+    def _execute(self, effect: Effect) -> None:
+        match effect:
+            case Deliver(recipients=recipients, message=message):
+                data = messages.encode(message)
+                for peer in recipients:
+                    peer.outlet.send(data)
+            case Close(peer=peer, code=code, reason=reason):
+                peer.outlet.close(code, reason)
+            case RoomOpened(room=room):
+                assert self._nursery is not None, "rooms open while the registry runs"
+                self._supervisions[room] = _Supervision()
+                self._nursery.start_soon(self._run_room, room, self._supervisions[room], name=f"room {room}")
+            case RoomEmptied(room=room):
+                self._supervisions[room].over.set()
+
+    async def _run_room(self, room: Room, supervision: _Supervision) -> None:
+        """The room's task: a bug met in the room ends the room and nothing else."""
+        log_event(_log, logging.DEBUG, "room-opened", room=room)
+        try:
+            await supervision.over.wait()
+            if supervision.error is not None:
+                _log.error("room failed, its members are closed: %s", room, exc_info=supervision.error)
+                self.metrics.failures["room"] += 1
+                self._close_room(room)
+        finally:
+            self._supervisions.pop(room, None)
+            log_event(_log, logging.DEBUG, "room-ended", room=room)
+
+    def _close_room(self, room: Room) -> None:
+        """Whatever state the bug left: no member stays in the room, and the room is not found again."""
+        for peer in self.presence.discard_room(room):
+            peer.outlet.close(CLOSE_INTERNAL_ERROR, "internal error")

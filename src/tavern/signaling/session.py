@@ -1,0 +1,229 @@
+"""One client's signaling session: reads its messages, keeps its limits, answers."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import attrs
+import trio
+
+from tavern.addresses import source_key
+from tavern.logs import TRACE, log_event
+from tavern.signaling import messages
+from tavern.signaling.ice import iso_utc
+from tavern.signaling.limits import AddressLimit, Violations, WindowLimit
+from tavern.signaling.messages import (
+    Answer,
+    CreateChannel,
+    CreateTavern,
+    GetIceServers,
+    GetTavernInfo,
+    IceCandidate,
+    Join,
+    JoinChannel,
+    LeaveChannel,
+    Message,
+    Offer,
+    SignalingError,
+    UpdateIdentity,
+)
+from tavern.signaling.registry import CLOSE_INTERNAL_ERROR, CLOSE_POLICY_VIOLATION, Registry, RoomFailed
+from tavern.signaling.rooms import Peer
+from tavern.signaling.transport import ConnectionEnded, Transport
+from tavern.store.base import (
+    ChannelRecord,
+    NoSuchTavern,
+    Store,
+    StoreBusy,
+    StoreFull,
+    TavernRecord,
+    UnstorableText,
+    WriteFailed,
+)
+
+_log = logging.getLogger("tavern.signaling")
+
+IceServers = Callable[[str, str], dict[str, Any]]
+"""`(host_header, peer_id)` to the `ice-servers` message for that peer."""
+
+
+@attrs.define(eq=False)
+class Signaling:
+    """What all sessions of the server share."""
+
+    registry: Registry
+    store: Store
+    ice_servers: IceServers
+    rate_messages: int
+    """Messages in any second per connection."""
+    create_limit: AddressLimit
+
+    async def serve(self, transport: Transport) -> None:
+        """Runs one client's session until its connection ended; its peer has left everything on return.
+
+        Our own bugs are raised, for the connection's wall. Cancelled, it leaves as well.
+        """
+        peer = self.registry.connect(transport)
+        session = Session(self, transport, peer)
+        log_event(_log, logging.INFO, "peer-connected", peer=peer.peer_id, client=transport.client_host)
+        try:
+            while True:
+                await session.handle(await transport.receive())
+        except ConnectionEnded as ended:
+            log_event(_log, logging.INFO, "peer-disconnected", peer=peer.peer_id, reason=ended)
+        except RoomFailed:
+            # Its members are closed by the room's wall; this one may not have become a member yet.
+            transport.close(CLOSE_INTERNAL_ERROR, "internal error")
+        finally:
+            self.registry.disconnect(peer)
+
+
+class Session:
+    """One client's side of the protocol."""
+
+    def __init__(self, signaling: Signaling, transport: Transport, peer: Peer) -> None:
+        self._signaling = signaling
+        self._registry = signaling.registry
+        self._presence = signaling.registry.presence
+        self._store = signaling.store
+        self._transport = transport
+        self._peer = peer
+        self._messages = WindowLimit(signaling.rate_messages, window_s=1.0)
+        self._violations = Violations()
+
+    async def handle(self, data: str | bytes) -> None:
+        """Answers one message: what it asks for, or an `error`. Raises RoomFailed, and our own bugs."""
+        now = trio.current_time()
+        self._registry.metrics.messages.count(now)
+        if not self._messages.allow(now):
+            self._violate(now)
+            return
+        try:
+            message = messages.parse_message(data)
+            log_event(_log, TRACE, "message", peer=self._peer.peer_id, type=type(message).__name__)
+            await self._dispatch(message, now)
+        except SignalingError as error:
+            log_event(_log, logging.DEBUG, "refused", peer=self._peer.peer_id, code=error.code, message=error.message)
+            self._send(messages.error_message(error))
+
+    async def _dispatch(self, message: Message, now: float) -> None:
+        peer = self._peer
+        match message:
+            case Offer() | Answer() | IceCandidate():
+                self._act(lambda: [self._presence.relay(peer, message)])
+            case JoinChannel():
+                self._join_channel(message)
+            case LeaveChannel():
+                self._act(lambda: self._presence.leave_channel(peer, message.tavernId, message.channelId))
+                self._log_life("left-channel", tavern=message.tavernId, channel=message.channelId)
+            case UpdateIdentity():
+                self._act(lambda: self._presence.update_identity(peer, message.identity))
+                self._log_life("identity-updated", key=message.identity.publicKeyHex)
+            case Join():
+                self._act(lambda: self._presence.join_room(peer, message.room, message.identity))
+                self._log_life("joined-room", room=message.room)
+            case GetTavernInfo():
+                self._send({"type": "tavern-info", "tavern": self._tavern_object(message.tavernId)})
+            case GetIceServers():
+                self._send(self._signaling.ice_servers(self._transport.host_header, peer.peer_id))
+            case CreateTavern():
+                await self._create_tavern(message, now)
+            case CreateChannel():
+                await self._create_channel(message)
+
+    def _act(self, decide: Callable[[], Any]) -> None:
+        self._registry.act(self._peer.place.room if self._peer.place else None, decide)
+
+    def _join_channel(self, message: JoinChannel) -> None:
+        if self._store.tavern(message.tavernId) is None:
+            raise messages.tavern_not_found()
+        if all(channel.id != message.channelId for channel in self._store.channels(message.tavernId)):
+            raise messages.channel_not_found()
+        room = self._presence.rooms.get(("tavern", message.tavernId))
+        self._registry.act(
+            room,
+            lambda: self._presence.join_channel(self._peer, message.tavernId, message.channelId, message.identity),
+        )
+        self._log_life(
+            "joined-channel", tavern=message.tavernId, channel=message.channelId, key=message.identity.publicKeyHex
+        )
+
+    async def _create_tavern(self, message: CreateTavern, now: float) -> None:
+        if not self._signaling.create_limit.allow(source_key(self._transport.client_host), now):
+            self._violate(now)
+            return
+        created_at = iso_utc(time.time())
+        identity = self._peer.identity
+        tavern = TavernRecord(
+            id=str(uuid4()),
+            name=message.name,
+            icon=message.icon or "",
+            creator_public_key=identity.publicKeyHex if identity else "",
+            signaling_url="",
+            created_at=created_at,
+        )
+        channel = ChannelRecord(id=str(uuid4()), tavern_id=tavern.id, name="General", created_at=created_at)
+        with _store_errors():
+            await self._store.create_tavern(tavern, (channel,))
+        self._log_life("created-tavern", tavern=tavern.id)
+        self._send({"type": "tavern-created", "tavern": self._tavern_object(tavern.id)})
+
+    async def _create_channel(self, message: CreateChannel) -> None:
+        record = ChannelRecord(
+            id=str(uuid4()), tavern_id=message.tavernId, name=message.name, created_at=iso_utc(time.time())
+        )
+        with _store_errors():
+            await self._store.create_channel(record)
+        channel = {"id": record.id, "name": record.name, "peers": []}
+        created = {"type": "channel-created", "tavernId": message.tavernId, "channel": channel}
+        told = self._registry.broadcast(message.tavernId, created)
+        # Existing clients append every channel-created that they get: the sender gets it once.
+        if self._peer not in told:
+            self._send(created)
+        self._log_life("created-channel", tavern=message.tavernId, channel=record.id)
+
+    def _tavern_object(self, tavern_id: str) -> dict[str, Any]:
+        tavern = self._store.tavern(tavern_id)
+        if tavern is None:
+            raise messages.tavern_not_found()
+        channels = []
+        for record in self._store.channels(tavern_id):
+            members = self._presence.channel_members(tavern_id, record.id)
+            peers = [messages.peer_object(p.identity, tavern_id, record.id) for p in members if p.identity]
+            channels.append({"id": record.id, "name": record.name, "peers": peers})
+        answer: dict[str, Any] = {"id": tavern.id, "name": tavern.name}
+        if tavern.icon:
+            answer["icon"] = tavern.icon
+        return {**answer, "channels": channels, "createdBy": tavern.creator_public_key, "createdAt": tavern.created_at}
+
+    def _send(self, message: dict[str, Any]) -> None:
+        self._transport.send(messages.encode(message))
+
+    def _violate(self, now: float) -> None:
+        self._send(messages.error_message(messages.rate_limited()))
+        if self._violations.too_many(now):
+            log_event(_log, logging.INFO, "rate-limited", peer=self._peer.peer_id, client=self._transport.client_host)
+            self._transport.close(CLOSE_POLICY_VIOLATION, "rate-limited")
+
+    def _log_life(self, event: str, **fields: object) -> None:
+        log_event(_log, logging.INFO, event, peer=self._peer.peer_id, **fields)
+
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    """What the store refuses becomes an answer to the one who asked."""
+    try:
+        yield
+    except NoSuchTavern:
+        raise messages.tavern_not_found() from None
+    except StoreFull as error:
+        raise SignalingError("limit-reached", str(error)) from None
+    except UnstorableText as error:
+        raise SignalingError("bad-message", str(error)) from None
+    except (StoreBusy, WriteFailed) as error:
+        raise SignalingError("store-unavailable", str(error)) from None

@@ -1,0 +1,35 @@
+"""The seam to WebSockets: what signaling needs of a connection, whichever library carries it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from tavern.errors import RemoteError
+
+
+class ConnectionEnded(RemoteError):
+    """The connection is over, whoever ended it; nothing more arrives and nothing more can be sent."""
+
+
+class Transport(Protocol):
+    """One client's message connection. Used from the trio thread only; its shell closes it when its handler returns."""
+
+    @property
+    def client_host(self) -> str:
+        """The client's own address, also behind a trusted proxy."""
+
+    @property
+    def host_header(self) -> str:
+        """The Host that the client asked for, as sent."""
+
+    async def receive(self) -> str | bytes:
+        """The next message. Raises ConnectionEnded after either side closed. A checkpoint; cancelling loses nothing."""
+
+    def send(self, message: bytes) -> None:
+        """Queue UTF-8 JSON as a text frame and return at once; after a close it is dropped.
+
+        A client that does not read in time is closed with 1013: it alone.
+        """
+
+    def close(self, code: int, reason: str) -> None:
+        """Send what is queued, then the close frame; returns at once. The first close wins."""
