@@ -1,0 +1,104 @@
+"""What HTTP answers: health, metrics, and the page's files, all from memory."""
+
+from __future__ import annotations
+
+import hashlib
+import mimetypes
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import Any
+
+import attrs
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+# The page needs nothing from elsewhere, and holds a private key: nothing from elsewhere runs in it or frames it.
+_PAGE_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self' ws: wss:; "
+        "media-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "permissions-policy": "microphone=(self), camera=()",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    # Asked for anew each time and answered with 304: an updated server has an updated page at once.
+    "cache-control": "no-cache",
+}
+_MEDIA_TYPES = {".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml", ".html": "text/html; charset=utf-8"}
+
+
+@attrs.frozen
+class Health:
+    """What the health and metrics answers are made of, asked at each request."""
+
+    draining: Callable[[], bool]
+    taverns: Callable[[], int]
+    metrics: Callable[[], dict[str, Any]]
+
+
+@attrs.frozen
+class _File:
+    content: bytes
+    media_type: str
+    etag: str
+
+
+def make_app(health: Health) -> ASGIApp:
+    """The ASGI application. The page's files are read now, once."""
+    page = _load_page()
+
+    async def get_health(_request: Request) -> Response:
+        if health.draining():
+            return JSONResponse({"status": "draining", "taverns": health.taverns()}, status_code=503)
+        return JSONResponse({"status": "ok", "taverns": health.taverns()})
+
+    async def get_metrics(_request: Request) -> Response:
+        return JSONResponse(health.metrics())
+
+    async def get_page(request: Request) -> Response:
+        return _answer_file(request, page.get("index.html"))
+
+    async def get_file(request: Request) -> Response:
+        return _answer_file(request, page.get(request.path_params["path"]))
+
+    return Starlette(
+        routes=[
+            Route("/health", get_health),
+            Route("/metrics", get_metrics),
+            Route("/", get_page),
+            Route("/join/{tavern_id}", get_page),
+            Route("/static/{path:path}", get_file),
+        ]
+    )
+
+
+def _answer_file(request: Request, file: _File | None) -> Response:
+    if file is None:
+        return PlainTextResponse("Not Found", status_code=404)
+    headers = {**_PAGE_HEADERS, "etag": file.etag}
+    if request.headers.get("if-none-match") == file.etag:
+        return Response(status_code=304, headers=headers)
+    return Response(file.content, media_type=file.media_type, headers=headers)
+
+
+def _load_page() -> dict[str, _File]:
+    return {path: _read(path, entry) for path, entry in _walk(files("tavern.web") / "static", "")}
+
+
+def _walk(folder: Traversable, prefix: str) -> Iterator[tuple[str, Traversable]]:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _walk(entry, f"{prefix}{entry.name}/")
+        else:
+            yield prefix + entry.name, entry
+
+
+def _read(path: str, entry: Traversable) -> _File:
+    content = entry.read_bytes()
+    suffix = "." + path.rpartition(".")[2]
+    media_type = _MEDIA_TYPES.get(suffix) or mimetypes.guess_type(path)[0] or "application/octet-stream"
+    return _File(content, media_type, f'"{hashlib.sha256(content).hexdigest()[:32]}"')

@@ -1,0 +1,229 @@
+"""Port 3001's door: reads one request head per connection and dispatches it to WebSocket signaling or to HTTP."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from typing import cast
+
+import attrs
+import h11
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ASGIFramework
+from starlette.types import ASGIApp
+
+from tavern.config import IPNetwork
+from tavern.logs import log_event
+from tavern.metrics import Metrics
+from tavern.web.proxies import client_host
+from tavern.web.streams import AnyStream, LentStream, close_after_reading, tcp_socket
+from tavern.web.websocket import Heartbeat, Serve, serve_websocket
+
+MAX_HEAD_BYTES = 8 * 1024
+HEAD_TIMEOUT_S = 5.0
+TLS_HANDSHAKE_TIMEOUT_S = 10.0
+HTTP_TIMEOUT_S = 30.0
+"""For one whole HTTP exchange: the page's largest file to a slow phone."""
+SEND_TIMEOUT_S = 20.0
+"""Above the heartbeat's default 15 s, which finds a WebSocket client that stopped reading first."""
+
+_TLS_HANDSHAKE = 0x16  # the content type that every TLS connection begins with
+_log = logging.getLogger("tavern.web")
+
+
+class _Refused(Exception):
+    """The request cannot be served; answered with this status and line."""
+
+    def __init__(self, status: str, line: str, extra_header: str = "") -> None:
+        super().__init__(line)
+        self.status = status
+        self.line = line
+        self.extra_header = extra_header
+
+
+@attrs.frozen
+class Head:
+    """One request's head, and the bytes read so far from its first on (`raw`), and after the head (`rest`)."""
+
+    method: bytes
+    target: bytes
+    headers: list[tuple[bytes, bytes]]
+    raw: bytes
+    rest: bytes
+
+    def values(self, name: bytes) -> list[bytes]:
+        return [value for key, value in self.headers if key == name]
+
+    @property
+    def wants_websocket(self) -> bool:
+        return any(b"websocket" in value.lower() for value in self.values(b"upgrade"))
+
+
+def _hypercorn_config() -> Config:
+    config = Config()
+    config.include_server_header = False
+    # One request for each connection: a kept-alive one could ask for an upgrade behind the door's back.
+    config.keep_alive_max_requests = 1
+    config.h11_max_incomplete_size = MAX_HEAD_BYTES
+    config.read_timeout = int(HTTP_TIMEOUT_S)
+    config.accesslog = None
+    config.errorlog = logging.getLogger("tavern.http")
+    return config
+
+
+@attrs.define(eq=False)
+class Door:
+    """Serves connections. Each has its own wall: whatever fails in one is logged, counted, and ends only that one."""
+
+    app: ASGIApp
+    serve_peer: Serve
+    metrics: Metrics
+    heartbeat: Heartbeat
+    trusted_proxies: tuple[IPNetwork, ...]
+    max_connections: int
+    """Beyond it new ones are closed at once: file descriptors are left for the relay and the database."""
+    tls: ssl.SSLContext | None = None
+    _connections: int = attrs.field(default=0, init=False)
+    _websockets: int = attrs.field(default=0, init=False)
+    _no_websockets: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _hypercorn: Config = attrs.field(factory=_hypercorn_config, init=False)
+    _context: WorkerContext = attrs.field(factory=lambda: WorkerContext(None), init=False)
+
+    async def handle(self, connection: trio.SocketStream) -> None:
+        """Serves one accepted connection and closes it. Cancelled, it closes at once."""
+        if self._connections >= self.max_connections:
+            log_event(_log, logging.WARNING, "connection-refused", reason="too many connections")
+            await trio.aclose_forcefully(connection)
+            return
+        self._connections += 1
+        stream: AnyStream = connection
+        try:
+            stream = await self._secure(connection)
+            await self._serve(stream)
+            await close_after_reading(stream)
+        except* (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as broken:  # ssl.SSLError is an OSError
+            log_event(_log, logging.DEBUG, "connection-broken", error=broken.exceptions[0])
+        except* Exception as failed:  # noqa: BLE001  the wall of the connection
+            _log.error("connection failed", exc_info=failed)
+            self.metrics.failures["connection"] += 1
+        finally:
+            self._connections -= 1
+            await trio.aclose_forcefully(stream)
+
+    async def wait_no_websockets(self) -> None:
+        """Returns when every WebSocket that is open now has been closed."""
+        while self._websockets:
+            self._no_websockets = trio.Event()
+            await self._no_websockets.wait()
+
+    async def _secure(self, connection: trio.SocketStream) -> AnyStream:
+        if self.tls is None:
+            return connection
+        with trio.move_on_after(TLS_HANDSHAKE_TIMEOUT_S):
+            first = await connection.socket.recv(1, trio.socket.MSG_PEEK)
+            if first and first[0] != _TLS_HANDSHAKE:
+                # Somebody typed http:// (or garbage): say so in the language that they speak.
+                await connection.send_all(_answer(_Refused("400 Bad Request", "This port speaks https and wss only.")))
+                await close_after_reading(connection)
+                raise trio.ClosedResourceError("plain text on a TLS port")
+            secured = trio.SSLStream(connection, self.tls, server_side=True, https_compatible=True)
+            await secured.do_handshake()
+            return secured
+        raise trio.BrokenResourceError("no TLS handshake in time")
+
+    async def _serve(self, stream: AnyStream) -> None:
+        try:
+            head = await _read_head(stream)
+            if head is None:
+                return
+            if head.wants_websocket:
+                _check_upgrade(head)
+                await self._serve_websocket(stream, head)
+            else:
+                await self._serve_http(stream, head)
+        except _Refused as refused:
+            log_event(_log, logging.DEBUG, "request-refused", status=refused.status, reason=refused.line)
+            with trio.move_on_after(SEND_TIMEOUT_S):
+                await stream.send_all(_answer(refused))
+
+    async def _serve_websocket(self, stream: AnyStream, head: Head) -> None:
+        peer_host = tcp_socket(stream).getpeername()[0]
+        host_values = head.values(b"host")
+        self._websockets += 1
+        try:
+            await serve_websocket(
+                LentStream(stream, head.raw, send_timeout_s=SEND_TIMEOUT_S),
+                self.serve_peer,
+                client_host=client_host(peer_host, head.headers, self.trusted_proxies),
+                host_header=host_values[0].decode("latin-1") if host_values else "",
+                heartbeat=self.heartbeat,
+            )
+        finally:
+            self._websockets -= 1
+            if not self._websockets:
+                self._no_websockets.set()
+
+    async def _serve_http(self, stream: AnyStream, head: Head) -> None:
+        lent = LentStream(stream, _without_upgrade(head), send_timeout_s=SEND_TIMEOUT_S)
+        # The annotation asks for an SSLStream; what it uses is receive_some, send_all, aclose and `socket`.
+        served = cast("trio.SSLStream[trio.SocketStream]", lent)
+        app = ASGIWrapper(cast("ASGIFramework", self.app))
+        with trio.move_on_after(HTTP_TIMEOUT_S):
+            await TCPServer(app, self._hypercorn, self._context, {}, served)
+
+
+async def _read_head(stream: AnyStream) -> Head | None:
+    """The first request's head; None if nothing came. Raises _Refused for what is no HTTP, too large or too slow."""
+    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+    raw = b""
+    with trio.move_on_after(HEAD_TIMEOUT_S):
+        while True:
+            data = bytes(await stream.receive_some(MAX_HEAD_BYTES))
+            if not data:
+                return None
+            raw += data
+            try:
+                parser.receive_data(data)
+                event = parser.next_event()
+            except h11.RemoteProtocolError as error:
+                status = "431 Request Header Fields Too Large" if error.error_status_hint == 431 else "400 Bad Request"
+                raise _Refused(status, "This port speaks HTTP and WebSocket; that was neither.") from None
+            if isinstance(event, h11.Request):
+                headers = [(bytes(name), bytes(value)) for name, value in event.headers]
+                return Head(bytes(event.method), bytes(event.target), headers, raw, bytes(parser.trailing_data[0]))
+    raise _Refused("408 Request Timeout", "The request took too long.")
+
+
+def _check_upgrade(head: Head) -> None:
+    """Raises _Refused for a WebSocket handshake that cannot succeed (RFC 6455 section 4.2.1)."""
+    if head.method != b"GET":
+        raise _Refused("405 Method Not Allowed", "A WebSocket is opened with GET.", "Allow: GET")
+    if not any(b"upgrade" in value.lower() for value in head.values(b"connection")):
+        raise _Refused("400 Bad Request", "Connection: Upgrade is missing.")
+    if head.values(b"sec-websocket-version") != [b"13"]:
+        raise _Refused("426 Upgrade Required", "WebSocket version 13 is spoken here.", "Sec-WebSocket-Version: 13")
+    if len(head.values(b"sec-websocket-key")) != 1:
+        raise _Refused("400 Bad Request", "Sec-WebSocket-Key is missing.")
+
+
+def _without_upgrade(head: Head) -> bytes:
+    """The request for hypercorn: without `Upgrade: h2c` and without HTTP/2's preface, whose switch is not wanted."""
+    if head.method == b"PRI":
+        raise _Refused("505 HTTP Version Not Supported", "HTTP/1.1 is spoken here.")
+    hop_by_hop = {b"upgrade", b"http2-settings", b"connection"}
+    lines = [head.method + b" " + head.target + b" HTTP/1.1"]
+    lines += [name + b": " + value for name, value in head.headers if name not in hop_by_hop]
+    return b"\r\n".join(lines) + b"\r\nconnection: close\r\n\r\n" + head.rest
+
+
+def _answer(refused: _Refused) -> bytes:
+    body = refused.line + "\n"
+    extra = refused.extra_header + "\r\n" if refused.extra_header else ""
+    return (
+        f"HTTP/1.1 {refused.status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
+        f"{extra}Connection: close\r\n\r\n{body}"
+    ).encode()

@@ -1,0 +1,167 @@
+"""Signaling's transport on trio-websocket: one outbox and one heartbeat for each connection."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import attrs
+import trio
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+
+from tavern.signaling.messages import MAX_MESSAGE_BYTES
+from tavern.signaling.registry import CLOSE_INTERNAL_ERROR
+from tavern.signaling.transport import ConnectionEnded, Transport
+from tavern.web.streams import LINGER_S, LentStream
+
+CLOSE_NORMAL = 1000
+CLOSE_TRY_AGAIN_LATER = 1013
+
+MAX_QUEUED_MESSAGES = 512
+"""A mesh of 8 that is made anew sends one peer some 100; more waits only for a client that stopped reading."""
+MAX_QUEUED_BYTES = 1024 * 1024
+FLUSH_S = 3.0
+"""For what is queued before a close, the whole drain included."""
+HANDSHAKE_S = 5.0
+
+Serve = Callable[[Transport], Awaitable[None]]
+
+
+@attrs.frozen
+class Heartbeat:
+    interval_s: float
+    timeout_s: float
+
+
+async def serve_websocket(
+    stream: LentStream, serve: Serve, *, client_host: str, host_header: str, heartbeat: Heartbeat
+) -> None:
+    """Accepts the upgrade whose request `stream` begins with, runs `serve`, and ends the WebSocket as it was told to.
+
+    Our own bugs in `serve` close it with 1011 and are raised. Does not close `stream` itself.
+    """
+    async with trio.open_nursery() as nursery:
+        # One undelivered message besides the one being handled: who floods waits in its own TCP window.
+        with trio.move_on_after(HANDSHAKE_S) as handshake:
+            request = await wrap_server_stream(
+                nursery, stream, message_queue_size=1, max_message_size=MAX_MESSAGE_BYTES, receive_buffer_size=16 * 1024
+            )
+            connection = await request.accept()
+        if handshake.cancelled_caught:
+            nursery.cancel_scope.cancel()
+            return
+        transport = TrioWebSocketTransport(connection, client_host, host_header)
+        nursery.start_soon(transport.write)
+        nursery.start_soon(transport.beat, heartbeat)
+        try:
+            await serve(transport)
+        except Exception:
+            transport.close(CLOSE_INTERNAL_ERROR, "internal error")
+            raise
+        finally:
+            transport.close(CLOSE_NORMAL, "")
+            with trio.move_on_after(FLUSH_S + LINGER_S):
+                await transport.written.wait()
+            nursery.cancel_scope.cancel()
+
+
+class TrioWebSocketTransport:
+    """One connection; implements `signaling.transport.Transport`."""
+
+    def __init__(self, connection: WebSocketConnection, client_host: str, host_header: str) -> None:
+        self._connection = connection
+        self._client_host = client_host
+        self._host_header = host_header
+        self._outbox: deque[bytes] = deque()
+        self._outbox_bytes = 0
+        self._more = trio.Event()
+        self._close: tuple[int, str] | None = None
+        self._ended: str | None = None
+        self._receiving: trio.CancelScope | None = None
+        self.written = trio.Event()
+        """Set when nothing more will be sent: the close frame went out, or the connection is dead."""
+
+    @property
+    def client_host(self) -> str:
+        return self._client_host
+
+    @property
+    def host_header(self) -> str:
+        return self._host_header
+
+    async def receive(self) -> str | bytes:
+        if self._ended is None:
+            try:
+                with trio.CancelScope() as self._receiving:
+                    return await self._connection.get_message()
+            except ConnectionClosed as closed:
+                self._end(_describe(closed))
+        raise ConnectionEnded(self._ended or "closed")
+
+    def send(self, message: bytes) -> None:
+        if self._ended is not None:
+            return
+        if len(self._outbox) >= MAX_QUEUED_MESSAGES or self._outbox_bytes + len(message) > MAX_QUEUED_BYTES:
+            self._outbox.clear()  # it would not read that either, and the close frame is heard sooner
+            self.close(CLOSE_TRY_AGAIN_LATER, "does not read what it is sent")
+            return
+        self._outbox.append(message)
+        self._outbox_bytes += len(message)
+        self._more.set()
+
+    def close(self, code: int, reason: str) -> None:
+        if self._ended is None:
+            self._close = (code, reason)
+            self._end(f"closed {code} {reason}".rstrip())
+
+    async def write(self) -> None:
+        """Sends what is queued, in order, then the close frame. Returns when nothing more can be sent."""
+        try:
+            while await self._send_queued():
+                await self._more.wait()
+        except ConnectionClosed as closed:
+            self._end(_describe(closed))
+        finally:
+            self.written.set()
+
+    async def _send_queued(self) -> bool:
+        """Whether more may come."""
+        while self._outbox:
+            message = self._outbox.popleft()
+            self._outbox_bytes -= len(message)
+            await self._connection.send_message(message.decode())
+        self._more = trio.Event()
+        if self._close is None:
+            return self._ended is None
+        # aclose waits for the peer's own close frame, and reads and discards until then.
+        with trio.move_on_after(LINGER_S):
+            await self._connection.aclose(*self._close)
+        return False
+
+    async def beat(self, heartbeat: Heartbeat) -> None:
+        """Cuts the connection off when a ping is not answered in time, or could not even be sent."""
+        while self._ended is None:
+            await trio.sleep(heartbeat.interval_s)
+            try:
+                with trio.fail_after(heartbeat.timeout_s):
+                    await self._connection.ping()
+            except trio.TooSlowError:
+                self._outbox.clear()
+                self._end("no answer to a ping")
+                self.written.set()  # half a frame may be out: nothing can follow it
+            except ConnectionClosed as closed:
+                self._end(_describe(closed))
+
+    def _end(self, reason: str) -> None:
+        """Nothing more is received; the writer finishes."""
+        if self._ended is None:
+            self._ended = reason
+        if self._receiving is not None:
+            self._receiving.cancel()
+        self._more.set()
+
+
+def _describe(closed: ConnectionClosed) -> str:
+    if closed.reason is None:
+        return "closed"
+    return f"{closed.reason.code} {closed.reason.reason or ''}".strip()
