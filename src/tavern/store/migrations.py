@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from tavern.errors import StartupError
 
@@ -16,6 +16,7 @@ Migration = Callable[[sqlite3.Connection], None]
 
 _ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECONDS_BELOW = 100_000_000_000
 """A smaller number of milliseconds is a date before March 1973: it counts seconds."""
 
@@ -60,10 +61,11 @@ def iso_utc(value: object) -> str | None:
             moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
         elif isinstance(value, (int, float, str)):
             number = float(value)
-            moment = datetime.fromtimestamp(number if number < _SECONDS_BELOW else number / 1000, UTC)
+            # Not fromtimestamp: its seconds are a float, which is a millisecond off now and then.
+            moment = _EPOCH + timedelta(milliseconds=number * 1000 if number < _SECONDS_BELOW else number)
         else:
             return None
-    except (ValueError, OverflowError, OSError):
+    except (ValueError, OverflowError):
         return None
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -14,6 +15,9 @@ _SECRET = re.compile(r"[!-~]{16,512}")
 """Printable, without spaces: what an operator may have put there by hand, and no torn or binary file."""
 
 _READ_LIMIT = 4_096
+
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
+"""How file systems without hard links (exFAT, some network shares) say so."""
 
 
 def load_or_create_secret(path: Path) -> str:
@@ -56,8 +60,12 @@ def _create(path: Path) -> None:
             os.link(temporary, path)
         except FileExistsError:
             return
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            temporary.rename(path)
     finally:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)

@@ -111,10 +111,11 @@ class Worker:
         job = _Job(work, settle)
         self._queue.put_nowait(job)
         await job.done.wait()
-        if isinstance(job.error, sqlite3.Error):
-            raise WriteFailed(f"the database refused a write: {job.error}") from job.error
-        if job.error is not None:
+        if job.error is None:
+            return
+        if job.error is self._failure:
             raise RuntimeError(_THREAD_FAILED) from job.error
+        raise WriteFailed(f"the database refused a write: {job.error}") from job.error
 
     async def stop(self) -> None:
         """Finish what is queued, checkpoint, close. Takes at most `STOP_LIMIT_S`, also when cancelled."""
@@ -217,12 +218,17 @@ class Worker:
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         """Move the log into the .db file. Failing is no failure of the writes: they are durable in the log."""
+        (patience_ms,) = connection.execute("PRAGMA busy_timeout").fetchone()
         try:
+            # Not waiting for readers: somebody's open `sqlite3` shell would delay every answer by the busy timeout.
+            connection.execute("PRAGMA busy_timeout = 0")
             busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             problem = "another program is reading the database" if busy else None
         except sqlite3.DatabaseError as error:
             _raise_if_ours(error)
             problem = str(error)
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {patience_ms}")
         if problem is None:
             self.checkpoints += 1
         elif not self._checkpoint_failing:  # once per episode: each write would log it otherwise

@@ -1,0 +1,121 @@
+"""The thread by itself: its own failures must end the run, never hang it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from tavern.store.sqlite import SqliteStore, open_sqlite_store
+from tavern.store.worker import Worker
+
+
+class Bug(Exception):
+    """Ours."""
+
+
+@contextmanager
+def memory_database() -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def buggy(_connection: sqlite3.Connection) -> None:
+    raise Bug
+
+
+def wrong_sql(connection: sqlite3.Connection) -> None:
+    connection.execute("INSERT INTO nowhere VALUES (1)")
+
+
+def too_few_values(connection: sqlite3.Connection) -> None:
+    connection.execute("SELECT ?", ())
+
+
+@pytest.mark.parametrize(
+    ("work", "cause"),
+    [(buggy, Bug), (wrong_sql, sqlite3.OperationalError), (too_few_values, sqlite3.ProgrammingError)],
+)
+async def test_a_bug_in_the_thread_ends_everything_with_its_cause(
+    work: Callable[[sqlite3.Connection], None], cause: type[Exception]
+) -> None:
+    settled: list[bool] = []
+    worker = Worker(memory_database)
+    await worker.start()
+
+    async def supervised() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(worker.supervise)
+            nursery.start_soon(worker.run, work, settled.append)
+            await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as group:
+        await supervised()
+    assert settled == [False]
+    for error in group.value.exceptions:
+        assert isinstance(error, RuntimeError)
+        assert isinstance(error.__cause__, cause)
+    with pytest.raises(trio.ClosedResourceError):
+        await worker.run(buggy, settled.append)
+    await worker.stop()  # returns: there is nothing left to wait for
+
+
+async def test_a_bug_in_the_thread_cancels_the_block_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_worker: Worker, _connection: sqlite3.Connection) -> None:
+        raise Bug
+
+    monkeypatch.setattr(Worker, "_checkpoint", fail)
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="thread failed")):
+        async with open_sqlite_store(tmp_path / "tavern.db") as store:
+            await waste_a_write(store)
+            await trio.sleep_forever()
+
+
+async def waste_a_write(store: SqliteStore) -> None:
+    # The caller's own shield must not make a hang of it.
+    with trio.CancelScope(shield=True), pytest.raises(RuntimeError, match="thread failed"):
+        await store._worker.run(lambda _connection: None, lambda _committed: None)
+    await trio.lowlevel.checkpoint()
+
+
+async def test_a_bug_while_opening_is_raised_as_it_is() -> None:
+    def broken() -> AbstractContextManager[sqlite3.Connection]:
+        raise Bug
+
+    with pytest.raises(Bug):
+        await Worker(broken).start()
+
+
+async def test_a_checkpoint_that_another_program_blocks_fails_no_write_and_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "tavern.db"
+
+    def insert(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO taverns VALUES (hex(randomblob(8)), '', '', '', '', '')")
+
+    async with open_sqlite_store(path) as store:
+        worker = store._worker
+        await worker.run(insert, lambda _committed: None)
+        assert worker.checkpoints == 1
+        reader = sqlite3.connect(path, isolation_level=None)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM taverns").fetchone()
+        for _ in range(2):
+            await worker.run(insert, lambda _committed: None)
+        assert worker.transactions == 3
+        assert worker.checkpoints == 1
+        assert caplog.text.count("misses recent writes") == 1
+        reader.execute("COMMIT")
+        reader.close()
+        await worker.run(insert, lambda _committed: None)
+        assert worker.checkpoints == 2
