@@ -1,0 +1,135 @@
+/**
+ * Who this browser is: an Ed25519 key pair, made at the first visit and kept in this browser.
+ *
+ * What is kept has the fields of a Tavern key file (public key raw in hex, private key PKCS#8 in hex), so that it can be
+ * taken along to another client.
+ *
+ * @typedef {{publicKeyHex: string, privateKeyHex: string}} StoredIdentity
+ * @typedef {{publicKeyHex: string, tag: string, kept: boolean}} Identity `kept`: will be the same at the next visit
+ */
+
+const DATABASE = "tavern";
+const STORE = "identity";
+const KEY = "own";
+
+/**
+ * @param {string} publicKeyHex
+ * @returns {string} `TVN-xxxx-xxxx`
+ */
+export function tagOf(publicKeyHex) {
+  return `TVN-${publicKeyHex.slice(0, 4)}-${publicKeyHex.slice(4, 8)}`;
+}
+
+/**
+ * @param {ArrayBuffer | Uint8Array} bytes
+ * @returns {string}
+ */
+export function toHex(bytes) {
+  return Array.from(new Uint8Array(bytes), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/**
+ * @param {unknown} value
+ * @returns {value is StoredIdentity}
+ */
+export function isStoredIdentity(value) {
+  if (typeof value !== "object" || value === null) return false;
+  const { publicKeyHex, privateKeyHex } = /** @type {Record<string, unknown>} */ (value);
+  return (
+    typeof publicKeyHex === "string" &&
+    /^[0-9a-f]{64}$/.test(publicKeyHex) &&
+    typeof privateKeyHex === "string" &&
+    /^([0-9a-f]{2})*$/.test(privateKeyHex)
+  );
+}
+
+/**
+ * A new key pair. A browser without Ed25519 gets a random public name and no private key: it can talk, and will not be
+ * able to sign.
+ *
+ * @returns {Promise<StoredIdentity>}
+ */
+export async function makeIdentity() {
+  try {
+    const pair = /** @type {CryptoKeyPair} */ (await crypto.subtle.generateKey("Ed25519", true, ["sign", "verify"]));
+    return {
+      publicKeyHex: toHex(await crypto.subtle.exportKey("raw", pair.publicKey)),
+      privateKeyHex: toHex(await crypto.subtle.exportKey("pkcs8", pair.privateKey)),
+    };
+  } catch (error) {
+    if (!(error instanceof DOMException)) throw error;
+    return { publicKeyHex: toHex(crypto.getRandomValues(new Uint8Array(32))), privateKeyHex: "" };
+  }
+}
+
+/**
+ * This browser's identity, made and stored if there is none. Two pages that open at once agree on one: who stores first
+ * is kept.
+ *
+ * @returns {Promise<Identity>}
+ */
+export async function loadIdentity() {
+  /** @type {IDBDatabase | null} */
+  let database = null;
+  try {
+    database = await open();
+    const stored = await read(database);
+    const own = stored ?? (await readOrWrite(database, await makeIdentity()));
+    return { publicKeyHex: own.publicKeyHex, tag: tagOf(own.publicKeyHex), kept: true };
+  } catch (error) {
+    // Storage is switched off or full: the identity lives as long as the page.
+    console.warn("The identity could not be kept", error);
+    const { publicKeyHex } = await makeIdentity();
+    return { publicKeyHex, tag: tagOf(publicKeyHex), kept: false };
+  } finally {
+    database?.close();
+  }
+}
+
+/**
+ * @template T
+ * @param {IDBRequest<T>} request
+ * @returns {Promise<T>}
+ */
+function done(request) {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error ?? new Error("storage failed"));
+  });
+}
+
+/** @returns {Promise<IDBDatabase>} */
+function open() {
+  const request = indexedDB.open(DATABASE, 1);
+  request.onupgradeneeded = () => request.result.createObjectStore(STORE);
+  return done(request);
+}
+
+/**
+ * @param {IDBDatabase} database
+ * @returns {Promise<StoredIdentity | null>}
+ */
+async function read(database) {
+  const stored = await done(database.transaction(STORE).objectStore(STORE).get(KEY));
+  return isStoredIdentity(stored) ? stored : null;
+}
+
+/**
+ * @param {IDBDatabase} database
+ * @param {StoredIdentity} made
+ * @returns {Promise<StoredIdentity>}
+ */
+function readOrWrite(database, made) {
+  return new Promise((resolve, reject) => {
+    const transaction = database.transaction(STORE, "readwrite");
+    const store = transaction.objectStore(STORE);
+    let own = made;
+    const request = store.get(KEY);
+    request.onsuccess = () => {
+      if (isStoredIdentity(request.result)) own = request.result;
+      else store.put(made, KEY);
+    };
+    transaction.oncomplete = () => resolve(own);
+    transaction.onabort = () => reject(transaction.error ?? new Error("storage failed"));
+  });
+}

@@ -1,0 +1,53 @@
+/** Puts the page together: the identity, the session, the view, and the address bar. */
+
+import { loadIdentity } from "./identity.js";
+import { invitePath, tavernInPath } from "./links.js";
+import { Session } from "./session.js";
+import { strings } from "./strings.js";
+import { View } from "./view.js";
+
+const page = document.getElementById("page");
+if (!page) throw new Error("the page has no place for itself");
+
+const identity = window.isSecureContext ? await loadIdentity() : null;
+const session = new Session({
+  url: `${location.protocol === "https:" ? "wss:" : "ws:"}//${location.host}/`,
+  identity,
+  notice: identity && !identity.kept ? strings.notKept : null,
+  onChange: (state) => view.update(state),
+});
+
+/** @param {string | null} tavernId */
+function go(tavernId) {
+  const path = tavernId === null ? "/" : invitePath(tavernId);
+  if (path !== location.pathname) history.pushState(null, "", path);
+  session.open(tavernId);
+}
+
+const view = new View(page, {
+  createTavern: (name) => session.createTavern(name, go),
+  openTavern: go,
+  goHome: () => go(null),
+  join: (channelId, options) => void session.join(channelId, options),
+  cancelJoin: () => session.cancelJoin(),
+  createChannel: (name) => session.createChannel(name),
+  rename: (name) => session.rename(name),
+  retry: (peer) => session.retry(peer),
+  mute: (muted) => session.mute(muted),
+  leave: () => session.leave(),
+  useMicrophone: () => void session.useMicrophone(),
+  unblockSound: () => session.unblockSound(),
+  wake: () => session.wake(),
+  useHere: () => void session.useHere(),
+  dismissNotice: () => session.dismissNotice(),
+});
+
+window.addEventListener("popstate", () => session.open(tavernInPath(location.pathname)));
+window.addEventListener("online", () => session.wake());
+document.addEventListener("visibilitychange", () => {
+  if (document.visibilityState === "visible") session.wake();
+});
+
+session.open(tavernInPath(location.pathname));
+session.start();
+view.update(session.state);

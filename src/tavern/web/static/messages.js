@@ -1,0 +1,206 @@
+/**
+ * The wire's messages: their types, and the one place where what a server sent is checked before anything uses it.
+ *
+ * @typedef {{publicKeyHex: string, tag: string, displayName: string | null}} WireIdentity
+ * @typedef {{publicKeyHex: string, tag: string, displayName: string}} Peer
+ * @typedef {{id: string, name: string, peers: Peer[]}} Channel
+ * @typedef {{id: string, name: string, icon: string, channels: Channel[]}} Tavern
+ *
+ * @typedef {{type: "create-tavern", name: string}} CreateTavern
+ * @typedef {{type: "get-tavern-info", tavernId: string}} GetTavernInfo
+ * @typedef {{type: "create-channel", tavernId: string, name: string}} CreateChannel
+ * @typedef {{type: "join-channel", tavernId: string, channelId: string, identity: WireIdentity}} JoinChannel
+ * @typedef {{type: "leave-channel", tavernId: string, channelId: string}} LeaveChannel
+ * @typedef {{type: "update-identity", identity: WireIdentity}} UpdateIdentity
+ * @typedef {{type: "get-ice-servers"}} GetIceServers
+ * @typedef {{type: "offer" | "answer", target: string, tavernId: string, channelId: string, sdp: string}} Description
+ * @typedef {{type: "ice-candidate", target: string, tavernId: string, channelId: string, candidate: string}} Candidate
+ * @typedef {CreateTavern | GetTavernInfo | CreateChannel | JoinChannel | LeaveChannel | UpdateIdentity | GetIceServers
+ *   | Description | Candidate} ClientMessage
+ *
+ * @typedef {{type: "tavern-created", tavern: Tavern}} TavernCreated
+ * @typedef {{type: "tavern-info", tavern: Tavern}} TavernInfo
+ * @typedef {{type: "channel-created", tavernId: string, channel: Channel}} ChannelCreated
+ * @typedef {{type: "channel-joined", tavernId: string, channelId: string, peers: Peer[]}} ChannelJoined
+ * @typedef {{type: "peer-joined-channel", tavernId: string, channelId: string, peer: Peer}} PeerJoined
+ * @typedef {{type: "peer-left-channel", tavernId: string, channelId: string, publicKeyHex: string}} PeerLeft
+ * @typedef {{type: "peer-identity-updated", peerId: string, identity: WireIdentity}} PeerIdentityUpdated
+ * @typedef {{type: "offer" | "answer", from: string, sdp: string}} RemoteDescription
+ * @typedef {{type: "ice-candidate", from: string, candidate: string}} RemoteCandidate
+ * @typedef {{type: "ice-servers", iceServers: RTCIceServer[], expiresAt: string}} IceServersGiven
+ * @typedef {{type: "session-replaced"}} SessionReplaced
+ * @typedef {{type: "server-shutdown"}} ServerShutdown
+ * @typedef {{type: "error", message: string, code: string}} ServerError
+ * @typedef {TavernCreated | TavernInfo | ChannelCreated | ChannelJoined | PeerJoined | PeerLeft | PeerIdentityUpdated
+ *   | RemoteDescription | RemoteCandidate | IceServersGiven | SessionReplaced | ServerShutdown | ServerError
+ * } ServerMessage
+ */
+
+/** What a message lacks; caught by `parseServerMessage` alone. */
+class Malformed extends Error {}
+
+/**
+ * @param {unknown} value
+ * @returns {Record<string, unknown>}
+ */
+function object(value) {
+  if (typeof value !== "object" || value === null || Array.isArray(value)) throw new Malformed("not an object");
+  return /** @type {Record<string, unknown>} */ (value);
+}
+
+/**
+ * @param {unknown} value
+ * @returns {string}
+ */
+function text(value) {
+  if (typeof value !== "string") throw new Malformed("not a string");
+  return value;
+}
+
+/**
+ * @param {unknown} value
+ * @returns {string}
+ */
+function optionalText(value) {
+  return typeof value === "string" ? value : "";
+}
+
+/**
+ * @template T
+ * @param {unknown} value
+ * @param {(item: unknown) => T} parse
+ * @returns {T[]}
+ */
+function list(value, parse) {
+  if (!Array.isArray(value)) throw new Malformed("not a list");
+  return value.map((item) => parse(item));
+}
+
+/**
+ * @param {unknown} value
+ * @returns {Peer}
+ */
+function peer(value) {
+  const fields = object(value);
+  const publicKeyHex = text(fields.publicKeyHex);
+  const tag = optionalText(fields.tag);
+  return { publicKeyHex, tag, displayName: optionalText(fields.displayName).trim() || tag || publicKeyHex.slice(0, 8) };
+}
+
+/**
+ * @param {unknown} value
+ * @returns {Channel}
+ */
+function channel(value) {
+  const fields = object(value);
+  return { id: text(fields.id), name: text(fields.name), peers: list(fields.peers ?? [], peer) };
+}
+
+/**
+ * @param {unknown} value
+ * @returns {Tavern}
+ */
+function tavern(value) {
+  const fields = object(value);
+  return {
+    id: text(fields.id),
+    name: text(fields.name),
+    icon: optionalText(fields.icon),
+    channels: list(fields.channels, channel),
+  };
+}
+
+/**
+ * @param {unknown} value
+ * @returns {WireIdentity}
+ */
+function identity(value) {
+  const fields = object(value);
+  const displayName = fields.displayName;
+  return {
+    publicKeyHex: text(fields.publicKeyHex),
+    tag: optionalText(fields.tag),
+    displayName: typeof displayName === "string" ? displayName : null,
+  };
+}
+
+/**
+ * An ICE server as the browser takes it, or null for one that it would throw at.
+ *
+ * @param {unknown} value
+ * @returns {RTCIceServer | null}
+ */
+function iceServer(value) {
+  const fields = object(value);
+  const urls = list(Array.isArray(fields.urls) ? fields.urls : [fields.urls], text);
+  const known = urls.filter((url) => /^(stuns?|turns?):\S+$/.test(url));
+  if (known.length === 0) return null;
+  const username = optionalText(fields.username);
+  const credential = optionalText(fields.credential);
+  if (known.some((url) => url.startsWith("turn")) && (!username || !credential)) return null;
+  return username ? { urls: known, username, credential } : { urls: known };
+}
+
+/**
+ * @param {Record<string, unknown>} fields
+ * @returns {{tavernId: string, channelId: string}}
+ */
+function place(fields) {
+  return { tavernId: text(fields.tavernId), channelId: text(fields.channelId) };
+}
+
+/** @type {Record<string, (fields: Record<string, unknown>) => ServerMessage>} */
+const PARSERS = {
+  "tavern-created": (fields) => ({ type: "tavern-created", tavern: tavern(fields.tavern) }),
+  "tavern-info": (fields) => ({ type: "tavern-info", tavern: tavern(fields.tavern) }),
+  "channel-created": (fields) => ({
+    type: "channel-created",
+    tavernId: text(fields.tavernId),
+    channel: channel(fields.channel),
+  }),
+  "channel-joined": (fields) => ({ type: "channel-joined", ...place(fields), peers: list(fields.peers, peer) }),
+  "peer-joined-channel": (fields) => ({ type: "peer-joined-channel", ...place(fields), peer: peer(fields.peer) }),
+  "peer-left-channel": (fields) => ({
+    type: "peer-left-channel",
+    ...place(fields),
+    publicKeyHex: text(fields.publicKeyHex),
+  }),
+  "peer-identity-updated": (fields) => ({
+    type: "peer-identity-updated",
+    peerId: text(fields.peerId),
+    identity: identity(fields.identity),
+  }),
+  offer: (fields) => ({ type: "offer", from: text(fields.from), sdp: text(fields.sdp) }),
+  answer: (fields) => ({ type: "answer", from: text(fields.from), sdp: text(fields.sdp) }),
+  "ice-candidate": (fields) => ({
+    type: "ice-candidate",
+    from: text(fields.from),
+    candidate: text(fields.candidate),
+  }),
+  "ice-servers": (fields) => ({
+    type: "ice-servers",
+    iceServers: list(fields.iceServers, iceServer).filter((server) => server !== null),
+    expiresAt: optionalText(fields.expiresAt),
+  }),
+  "session-replaced": () => ({ type: "session-replaced" }),
+  "server-shutdown": () => ({ type: "server-shutdown" }),
+  error: (fields) => ({ type: "error", message: optionalText(fields.message), code: optionalText(fields.code) }),
+};
+
+/**
+ * The message in a text frame, or null for one that this page does not know or cannot read.
+ *
+ * @param {unknown} data
+ * @returns {ServerMessage | null}
+ */
+export function parseServerMessage(data) {
+  if (typeof data !== "string") return null;
+  try {
+    const fields = object(JSON.parse(data));
+    const type = text(fields.type);
+    return Object.hasOwn(PARSERS, type) ? (PARSERS[type]?.(fields) ?? null) : null;
+  } catch (error) {
+    if (error instanceof Malformed || error instanceof SyntaxError) return null;
+    throw error;
+  }
+}

@@ -1,0 +1,92 @@
+/** How people are shown: an initial on a colour of their own, their name, what is with them. */
+
+import { el, icon, list, setText, show } from "./dom.js";
+import { strings } from "./strings.js";
+
+/**
+ * @typedef {object} Person
+ * @property {string} key
+ * @property {string} name
+ * @property {string} tag
+ * @property {boolean} self
+ * @property {boolean} speaking
+ * @property {boolean} muted
+ * @property {import("./mesh.js").PairState | null} state null for those one is not connected with
+ * @property {import("./mesh.js").PairTrouble | null} trouble
+ */
+
+const HUES = 8;
+
+/**
+ * One of the few colours, always the same for the same key.
+ *
+ * @param {string} key
+ * @returns {number}
+ */
+export function hueOf(key) {
+  let sum = 0;
+  for (const character of key.slice(0, 16)) sum = (sum * 31 + (character.codePointAt(0) ?? 0)) >>> 0;
+  return sum % HUES;
+}
+
+/**
+ * @param {string} name
+ * @returns {string} its first letter
+ */
+export function initialOf(name) {
+  const [first] = name.trim();
+  return (first ?? "?").toLocaleUpperCase();
+}
+
+/**
+ * @param {HTMLElement} parent a list
+ * @param {Person[]} people
+ * @param {(key: string) => void} onRetry
+ */
+export function showPeople(parent, people, onRetry) {
+  list(parent, people, { key: ({ key }) => key, make: (person) => make(person, onRetry), update });
+}
+
+/**
+ * @param {Person} person
+ * @param {(key: string) => void} onRetry
+ * @returns {HTMLLIElement}
+ */
+function make(person, onRetry) {
+  return el(
+    "li",
+    { class: `person hue-${hueOf(person.key)}` },
+    el("span", { class: "avatar", "aria-hidden": "true" }),
+    el(
+      "span",
+      { class: "who" },
+      el("span", { class: "name" }),
+      el("span", { class: "tag" }, person.tag),
+      el("span", { class: "visually-hidden sounds" }),
+    ),
+    el("span", { class: "muted-mark", title: strings.call.muted }, icon("mic-off")),
+    el("span", { class: "state" }),
+    el("button", { type: "button", class: "quiet small", onclick: () => onRetry(person.key) }, strings.peer.retry),
+    el("p", { class: "trouble" }),
+  );
+}
+
+/**
+ * @param {HTMLElement} row
+ * @param {Person} person
+ */
+function update(row, person) {
+  const part = (/** @type {string} */ selector) => /** @type {HTMLElement} */ (row.querySelector(selector));
+  setText(part(".avatar"), initialOf(person.name));
+  setText(part(".name"), person.self ? `${person.name} (${strings.you.toLowerCase()})` : person.name);
+  setText(part(".sounds"), person.muted ? strings.call.muted : person.speaking ? strings.call.speaking : "");
+  row.classList.toggle("speaking", person.speaking);
+  row.dataset.state = person.state ?? "";
+  show(part(".muted-mark"), person.muted);
+  const { state } = person;
+  setText(part(".state"), state ? strings.peer[state] : "");
+  show(part("button"), state === "failed");
+  const broken = state === "failed" || state === "retrying";
+  setText(part(".trouble"), broken ? strings.peer.connectionFailed(person.name, person.trouble) : "");
+  show(part(".trouble"), broken);
+}

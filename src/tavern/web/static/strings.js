@@ -1,0 +1,166 @@
+/** Every word that the page says. */
+
+/** @typedef {import("./mesh.js").PairTrouble} PairTrouble */
+/** @typedef {import("./session.js").State["microphone"]} MicrophoneState */
+
+/** @type {Record<PairTrouble, string>} */
+const pairTroubles = {
+  "no-relay-named": "No direct path was found, and the server offered no relay.",
+  "relay-silent": "No direct path was found, and the server’s relay did not answer: its TURN port may be closed.",
+  "no-answer": "The other side did not answer.",
+  "no-path": "No path for sound was found, neither direct nor through the server’s relay.",
+};
+
+/** @type {Record<NonNullable<MicrophoneState>, {title: string, text: string}>} */
+const microphoneTroubles = {
+  refused: {
+    title: "The microphone was refused",
+    text: "Allow it for this page in the browser’s address bar or settings, then try again.",
+  },
+  absent: { title: "No microphone was found", text: "Plug one in or switch it on, then try again." },
+  busy: {
+    title: "The microphone would not start",
+    text: "Another program may be using it. Close that one, then try again.",
+  },
+  broken: { title: "The microphone would not start", text: "The browser gave no reason. Trying again may help." },
+  lost: { title: "The microphone went away", text: "The others cannot hear you until there is one again." },
+  insecure: {
+    title: "No microphone on this address",
+    text: "Browsers give a microphone only to pages that came over https.",
+  },
+};
+
+/** @type {Record<string, string>} */
+const serverErrors = {
+  "Tavern not found": "This tavern does not exist on this server.",
+  "Channel not found": "This channel does not exist any more.",
+  "Channel full": "This channel is full: eight people fit in.",
+  "rate-limited": "The server asked this page to slow down. Try again in a moment.",
+};
+
+export const strings = {
+  appName: "Tavern",
+  tagline: "A voice room of your own.",
+  toFrontPage: "Tavern, to the front page",
+  you: "You",
+  dismiss: "Close",
+
+  home: {
+    title: "Pull up a chair.",
+    lead: "Make a tavern, send its link to your friends, and talk. No account, nothing to install.",
+    createTitle: "Open a tavern",
+    createLabel: "Its name",
+    createPlaceholder: "Friday night",
+    create: "Create",
+    creating: "Creating…",
+    openTitle: "Go to one",
+    openLabel: "Invite link or id",
+    openPlaceholder: "https://…/join/…",
+    open: "Open",
+    notALink: "That is not an invite link: it ends in /join/ and an id.",
+    visited: "Visited before",
+    forget: (/** @type {string} */ name) => `Forget ${name}`,
+  },
+
+  tavern: {
+    loading: "Looking for the tavern…",
+    missingTitle: "There is no such tavern here",
+    missing: "The link may be incomplete, from another server, or the tavern is gone.",
+    toHome: "To the front page",
+    nameLabel: "Your name",
+    namePlaceholder: "What others call you",
+    invited: "One press and you are talking.",
+    join: "Join",
+    joinChannel: (/** @type {string} */ name) => `Join ${name}`,
+    switchTo: (/** @type {string} */ name) => `Switch to ${name}`,
+    joining: "Joining…",
+    asking: "Asking for the microphone…",
+    cancel: "Cancel",
+    full: "Full",
+    channels: "Channels",
+    empty: "Nobody here yet",
+    people: (/** @type {number} */ count) => (count === 1 ? "1 person" : `${count} people`),
+    newChannel: "New channel",
+    newChannelLabel: "Name of the new channel",
+    newChannelPlaceholder: "A new channel",
+    add: "Add",
+    inviteTitle: "Invite",
+    inviteLabel: "Invite link",
+    copy: "Copy link",
+    copied: "Copied",
+    copyFailed: "The browser would not copy: the link is selected, copy it by hand.",
+    loopback:
+      "This page is open as localhost, so a link to it works on this computer only. To invite others, open it under an address that they can reach, over https: with TAVERN_TLS_CERT and TAVERN_TLS_KEY set, or behind a proxy that speaks https.",
+  },
+
+  call: {
+    region: "Your call",
+    inChannel: (/** @type {string} */ channel) => `In ${channel}`,
+    alone: "Only you so far. Send somebody the link.",
+    with: (/** @type {number} */ count) => (count === 1 ? "with 1 other" : `with ${count} others`),
+    rejoining: "Coming back…",
+    mute: "Mute",
+    unmute: "Unmute",
+    leave: "Leave",
+    listening: "Listening only",
+    useMicrophone: "Use microphone",
+    soundBlocked: "The browser is holding the sound back.",
+    unblock: "Turn sound on",
+    muted: "muted",
+    speaking: "speaking",
+  },
+
+  peer: {
+    connecting: "connecting…",
+    connected: "connected",
+    retrying: "trying again…",
+    failed: "no connection",
+    retry: "Try again",
+    connectionFailed: (/** @type {string} */ name, /** @type {PairTrouble | null} */ trouble) =>
+      `The connection with ${name} failed. ${trouble ? pairTroubles[trouble] : ""}`.trim(),
+  },
+
+  microphone: {
+    trouble: (/** @type {NonNullable<MicrophoneState>} */ kind) => microphoneTroubles[kind],
+    again: "Try again",
+    listen: "Just listen",
+  },
+
+  insecure: {
+    title: "You can look, but not talk, on this address",
+    text: "Browsers give a microphone, and a place to keep a key, only to pages that came over https, or from this very computer as localhost.",
+    mendTitle: "How to mend it",
+    mend: [
+      "Start the server with TAVERN_TLS_CERT and TAVERN_TLS_KEY, and open the page over https.",
+      "Or put a proxy that speaks https in front of it (nginx, Caddy).",
+      "Or, on the computer where the server runs, open it as http://localhost.",
+    ],
+  },
+
+  replaced: {
+    title: "You are in from another tab or window",
+    text: "One identity can be in one place at a time. The other page has it now.",
+    useHere: "Use here",
+  },
+
+  connection: {
+    connecting: "Connecting to the server…",
+    lost: "The connection to the server is gone. It is being tried again.",
+    lostInCall: "The connection to the server is gone. It is being tried again, and then you are back in the channel.",
+    now: "Try now",
+  },
+
+  notKept: "This browser keeps nothing between visits: you will be somebody new next time.",
+
+  errors: {
+    notConnected: "There is no connection to the server yet. It is being tried; press again in a moment.",
+  },
+
+  /**
+   * @param {string} message the server's own words
+   * @param {string} code
+   * @returns {string}
+   */
+  serverError: (message, code) =>
+    serverErrors[message] ?? `The server said: ${message || code || "something went wrong"}.`,
+};

@@ -1,0 +1,328 @@
+/** A tavern: its channels, who is in them, the way in, and how to invite others. */
+
+import { el, icon, list, setText, show } from "./dom.js";
+import { inviteLink, isLoopback } from "./links.js";
+import { hueOf, initialOf, showPeople } from "./people.js";
+import { strings } from "./strings.js";
+
+/**
+ * @typedef {import("./session.js").State} State
+ * @typedef {import("./messages.js").Channel} Channel
+ * @typedef {import("./messages.js").Tavern} Tavern
+ * @typedef {import("./people.js").Person} Person
+ *
+ * @typedef {object} TavernActions
+ * @property {(channelId: string, options?: {listenOnly?: boolean}) => void} join
+ * @property {() => void} cancelJoin
+ * @property {(name: string) => void} createChannel
+ * @property {(name: string) => void} rename
+ * @property {(peer: string) => void} retry
+ * @property {() => void} goHome
+ */
+
+const words = strings.tavern;
+
+/** What the server lets into one channel. */
+export const CHANNEL_HOLDS = 8;
+
+/**
+ * The channel that the one big button joins: the first that has room.
+ *
+ * @param {Tavern} tavern
+ * @returns {Channel | null}
+ */
+export function firstWithRoom(tavern) {
+  return tavern.channels.find(({ peers }) => peers.length < CHANNEL_HOLDS) ?? tavern.channels[0] ?? null;
+}
+
+/**
+ * Who is to be shown in a channel: those that we are connected with where we are ourselves, and elsewhere those that the
+ * server named when it was last asked.
+ *
+ * @param {State} state
+ * @param {Channel} channel
+ * @returns {Person[]}
+ */
+export function peopleIn(state, channel) {
+  const { call, identity } = state;
+  const idle = { self: false, speaking: false, muted: false, state: null, trouble: null };
+  if (call?.tavern.id !== state.tavernId || call?.channelId !== channel.id || !identity) {
+    return channel.peers.map(({ publicKeyHex, displayName, tag }) => ({
+      ...idle,
+      key: publicKeyHex,
+      name: displayName,
+      tag,
+      self: false,
+    }));
+  }
+  return [
+    {
+      ...idle,
+      key: identity.publicKeyHex,
+      name: state.displayName || identity.tag,
+      tag: identity.tag,
+      self: true,
+      speaking: state.speaking && !state.muted,
+      muted: state.muted || state.listening,
+    },
+    ...[...state.members.values()].map((member) => ({
+      ...idle,
+      key: member.publicKeyHex,
+      name: member.displayName,
+      tag: member.tag,
+      speaking: member.speaking,
+      state: member.state,
+      trouble: member.trouble,
+    })),
+  ];
+}
+
+export class TavernView {
+  #actions;
+  /** @type {State | null} */
+  #state = null;
+
+  #heading = el("h1", { tabindex: -1 });
+  #badge = el("span", { class: "avatar square large", "aria-hidden": "true" });
+  #people = el("p", { class: "hint" });
+  #channels = el("ul", { class: "channels" });
+  #name = el("input", {
+    id: "display-name",
+    name: "display-name",
+    maxlength: 64,
+    autocomplete: "nickname",
+    placeholder: words.namePlaceholder,
+    onchange: () => this.#actions.rename(this.#name.value),
+  });
+  #tag = el("span", { class: "tag" });
+  #joinButton = el("button", { type: "submit", class: "primary big", id: "join" });
+  #joinLabel = el("span");
+  #joinHint = el("p", { class: "hint" }, words.invited);
+  #cancel = el("button", { type: "button", class: "quiet", onclick: () => this.#actions.cancelJoin() }, words.cancel);
+  #way = el("form", {
+    class: "card way",
+    onsubmit: (event) => {
+      event.preventDefault();
+      this.#actions.rename(this.#name.value);
+      const channel = this.#state?.tavern && firstWithRoom(this.#state.tavern);
+      if (channel && !this.#state?.call && !this.#joinButton.hidden) this.#actions.join(channel.id);
+    },
+  });
+  #microphoneTitle = el("h2");
+  #microphoneText = el("p");
+  #microphone = el("section", { class: "card warn", role: "alert", id: "microphone-trouble" });
+  #insecure = el("section", { class: "card warn", id: "insecure", "aria-labelledby": "insecure-title" });
+  #link = el("input", { id: "invite-link", readonly: true, onfocus: () => this.#link.select() });
+  #copy = el("button", { type: "button", id: "copy-link", onclick: () => void this.#copyLink() });
+  #copyLabel = el("span", { role: "status" }, words.copy);
+  #copyProblem = el("p", { class: "problem", role: "alert" });
+  #invite = el("section", { class: "card", "aria-labelledby": "invite-title" });
+  #newChannel = el("input", {
+    id: "channel-name",
+    name: "channel-name",
+    required: true,
+    maxlength: 100,
+    autocomplete: "off",
+    placeholder: words.newChannelPlaceholder,
+    "aria-label": words.newChannelLabel,
+  });
+  #found = el("div", { class: "tavern" });
+  #missing = el("section", { class: "card lonely", id: "missing" });
+  #loading = el("p", { class: "loading", role: "status" }, words.loading);
+
+  /** @param {TavernActions} actions */
+  constructor(actions) {
+    this.#actions = actions;
+    this.#joinButton.append(icon("mic"), this.#joinLabel);
+    this.#copy.append(icon("link"), this.#copyLabel);
+    this.#way.append(
+      el("label", { for: "display-name" }, words.nameLabel),
+      el("div", { class: "field" }, this.#name, this.#tag),
+      this.#joinButton,
+      this.#cancel,
+      this.#joinHint,
+    );
+    this.#microphone.append(
+      this.#microphoneTitle,
+      this.#microphoneText,
+      el(
+        "div",
+        { class: "buttons" },
+        el("button", { type: "button", class: "primary", onclick: () => this.#again() }, strings.microphone.again),
+        el(
+          "button",
+          { type: "button", id: "listen-only", onclick: () => this.#again({ listenOnly: true }) },
+          icon("headphones"),
+          strings.microphone.listen,
+        ),
+        el("button", { type: "button", class: "quiet", onclick: () => actions.cancelJoin() }, words.cancel),
+      ),
+    );
+    this.#insecure.append(
+      el("h2", { id: "insecure-title" }, strings.insecure.title),
+      el("p", {}, strings.insecure.text),
+      el("h3", {}, strings.insecure.mendTitle),
+      el("ul", {}, ...strings.insecure.mend.map((text) => el("li", {}, text))),
+    );
+    this.#invite.append(
+      el("h2", { id: "invite-title" }, words.inviteTitle),
+      ...(isLoopback(location.hostname)
+        ? [el("p", { id: "loopback" }, words.loopback)]
+        : [
+            el("label", { for: "invite-link", class: "visually-hidden" }, words.inviteLabel),
+            el("div", { class: "field" }, this.#link, this.#copy),
+            this.#copyProblem,
+          ]),
+    );
+    this.#missing.append(
+      el("h1", {}, words.missingTitle),
+      el("p", {}, words.missing),
+      el("button", { type: "button", class: "primary", onclick: () => actions.goHome() }, words.toHome),
+    );
+    this.#found.append(
+      el("header", { class: "title" }, this.#badge, el("div", {}, this.#heading, this.#people)),
+      el(
+        "section",
+        { class: "rooms", "aria-labelledby": "channels-title" },
+        el("h2", { id: "channels-title" }, words.channels),
+        this.#channels,
+        el(
+          "form",
+          {
+            class: "field add",
+            onsubmit: (event) => {
+              event.preventDefault();
+              const name = this.#newChannel.value.trim();
+              if (!name) return;
+              actions.createChannel(name);
+              this.#newChannel.value = "";
+            },
+          },
+          this.#newChannel,
+          el("button", { type: "submit", "aria-label": words.newChannel }, icon("plus"), words.add),
+        ),
+      ),
+      el("div", { class: "side" }, this.#insecure, this.#microphone, this.#way, this.#invite),
+    );
+    this.element = el("div", {}, this.#loading, this.#missing, this.#found);
+  }
+
+  /** @param {State} state */
+  update(state) {
+    const before = this.#state;
+    this.#state = state;
+    const { tavern, identity, call, microphone, joining } = state;
+    show(this.#loading, !tavern && !state.missing);
+    show(this.#missing, state.missing);
+    show(this.#found, tavern !== null && !state.missing);
+    if (!tavern) return;
+
+    setText(this.#heading, tavern.name);
+    setText(this.#badge, tavern.icon || initialOf(tavern.name));
+    this.#badge.className = `avatar square large hue-${hueOf(tavern.id)}`;
+    const everybody = tavern.channels.reduce((sum, channel) => sum + peopleIn(state, channel).length, 0);
+    setText(this.#people, everybody === 0 ? words.empty : words.people(everybody));
+
+    show(this.#insecure, identity === null);
+    const inTheWay = joining !== null && microphone !== null;
+    show(this.#microphone, inTheWay);
+    if (inTheWay) {
+      const trouble = strings.microphone.trouble(microphone);
+      setText(this.#microphoneTitle, trouble.title);
+      setText(this.#microphoneText, trouble.text);
+    }
+
+    show(this.#way, identity !== null);
+    if (before?.displayName !== state.displayName && document.activeElement !== this.#name) {
+      this.#name.value = state.displayName;
+    }
+    setText(this.#tag, identity?.tag ?? "");
+    const channel = firstWithRoom(tavern);
+    const offered = !call && channel !== null && !inTheWay;
+    show(this.#joinButton, offered);
+    show(this.#joinHint, offered && joining === null);
+    show(this.#cancel, offered && joining !== null);
+    this.#joinButton.disabled = joining !== null || state.connection === "replaced";
+    setText(this.#joinLabel, joining !== null ? words.joining : words.joinChannel(channel?.name ?? ""));
+
+    if (this.#link.value !== inviteLink(location.origin, tavern.id)) {
+      this.#link.value = inviteLink(location.origin, tavern.id);
+      setText(this.#copyLabel, words.copy);
+      setText(this.#copyProblem, "");
+    }
+    list(this.#channels, tavern.channels, {
+      key: ({ id }) => id,
+      make: (item) => this.#makeChannel(item),
+      update: (row, item) => this.#updateChannel(row, item, state),
+    });
+  }
+
+  focus() {
+    this.#heading.focus();
+  }
+
+  /** @param {{listenOnly?: boolean}} [options] */
+  #again(options) {
+    const joining = this.#state?.joining;
+    if (joining) this.#actions.join(joining, options);
+  }
+
+  /**
+   * @param {Channel} channel
+   * @returns {HTMLLIElement}
+   */
+  #makeChannel(channel) {
+    return el(
+      "li",
+      { class: "channel" },
+      el(
+        "div",
+        { class: "channel-head" },
+        icon("channel"),
+        el("h3", { class: "name" }, channel.name),
+        el("span", { class: "count" }),
+        el("button", { type: "button", class: "small", onclick: () => this.#actions.join(channel.id) }, words.join),
+      ),
+      el("ul", { class: "people" }),
+    );
+  }
+
+  /**
+   * @param {HTMLElement} row
+   * @param {Channel} channel
+   * @param {State} state
+   */
+  #updateChannel(row, channel, state) {
+    const part = (/** @type {string} */ selector) => /** @type {HTMLElement} */ (row.querySelector(selector));
+    const { call } = state;
+    const here = call?.tavern.id === state.tavernId && call?.channelId === channel.id;
+    const people = peopleIn(state, channel);
+    const full = people.length >= CHANNEL_HOLDS;
+    row.classList.toggle("here", here);
+    row.dataset.channel = channel.name;
+    setText(part(".channel-head .name"), channel.name);
+    setText(part(".count"), people.length > 0 ? `${people.length}/${CHANNEL_HOLDS}` : "");
+    const button = /** @type {HTMLButtonElement} */ (part(".channel-head button"));
+    show(button, !here && state.identity !== null);
+    button.disabled = full || state.joining !== null || state.connection === "replaced";
+    setText(button, full ? words.full : words.join);
+    button.setAttribute("aria-label", call ? words.switchTo(channel.name) : words.joinChannel(channel.name));
+    showPeople(part(".people"), people, (peer) => this.#actions.retry(peer));
+    show(part(".people"), people.length > 0);
+  }
+
+  async #copyLink() {
+    try {
+      await navigator.clipboard.writeText(this.#link.value);
+    } catch {
+      // Not allowed, or no clipboard on an http page: the older way, and then by hand.
+      this.#link.focus();
+      this.#link.select();
+      if (!document.execCommand("copy")) {
+        setText(this.#copyProblem, words.copyFailed);
+        return;
+      }
+    }
+    setText(this.#copyLabel, words.copied);
+  }
+}
