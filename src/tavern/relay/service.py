@@ -1,0 +1,209 @@
+"""The relay as the app sees it: it starts, runs until cancelled, mints credentials and counts."""
+
+from __future__ import annotations
+
+import random
+import secrets
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from ipaddress import IPv4Network, IPv6Network
+
+import attrs
+import trio
+
+from tavern.addresses import IPAddress, SocketAddress
+from tavern.relay.addresses import interface_addresses
+from tavern.relay.data_path import DataPath, DataPathStatistics
+from tavern.relay.sockets import open_listeners, open_relay_socket
+from tavern.relay.thread import PythonDataPath
+from tavern.stun.attributes import AddressFamily, family_of
+from tavern.turn.auth import Credential
+from tavern.turn.commands import AddFlow, Effect, OpenRelaySocket
+from tavern.turn.forwarding import Drop, Traffic
+from tavern.turn.server import TurnConfig, TurnServer
+
+_CONTROL_BATCH = 32  # requests between two checkpoints: about a millisecond, so that signaling does not wait
+_ADDRESS_REFRESH_S = 30.0  # how late a new interface's address becomes a forbidden peer
+
+
+@attrs.frozen(kw_only=True)
+class RelayConfig:
+    """What an operator decides about the relay. Values are taken as validated."""
+
+    hosts: tuple[str, ...] = ()
+    """Numeric addresses to listen on; without any, all interfaces in both families."""
+    port: int
+    """UDP; 0 is any free port."""
+    min_relay_port: int
+    max_relay_port: int
+    realm: str
+    secrets: tuple[str, ...] = attrs.field(repr=False)
+    """At least one; the first mints, all verify."""
+    advertised_addresses: tuple[IPAddress, ...]
+    """What relayed addresses carry: at most one IPv4 and one IPv6."""
+    allow_peers: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Ranges that the relay sends to although the policy denies them."""
+    user_quota: int
+    """Allocations per username."""
+    unauthenticated_rate: int
+    """Unauthenticated error answers per second and source."""
+
+
+@attrs.frozen(kw_only=True)
+class RelayStatistics:
+    """Since the start, `allocations` now. Packets and bytes are application data, without TURN's headers."""
+
+    allocations: int
+    packets_from_clients: int
+    bytes_from_clients: int
+    packets_to_clients: int
+    bytes_to_clients: int
+    drops: dict[str, int]
+    """Packets that went nowhere, by reason (`tavern.turn.forwarding.Drop`)."""
+    control_drops: int
+    """Requests dropped since the control side was behind; also in `drops`."""
+    unauthenticated_answers: int
+    unauthenticated_suppressed: int
+    """Not sent: the source's limit was reached."""
+
+
+class Relay:
+    """STUN and TURN over UDP. Made once, run once."""
+
+    def __init__(self, config: RelayConfig, *, wall_clock: Callable[[], float] = time.time) -> None:
+        """`wall_clock` gives Unix seconds: credentials expire by it. All else goes by `time.monotonic`."""
+        self._config = config
+        self._wall_clock = wall_clock
+        self._advertised = {family_of(address): address for address in config.advertised_addresses}
+        self._local_addresses: frozenset[IPAddress] = frozenset()
+        self._data_path: DataPath | None = None
+        self._opened: dict[int, socket.socket] = {}
+        self._deadline_moved = trio.Event()
+        self._sleeping_until: float | None = None
+        self._server = TurnServer(
+            TurnConfig(
+                realm=config.realm,
+                secrets=config.secrets,
+                advertised_addresses=config.advertised_addresses,
+                min_relay_port=config.min_relay_port,
+                max_relay_port=config.max_relay_port,
+                allow_peers=config.allow_peers,
+                user_quota=config.user_quota,
+                unauthenticated_rate=config.unauthenticated_rate,
+            ),
+            random=random.SystemRandom(),
+            nonce_key=secrets.token_bytes(32),
+        )
+
+    async def run(self, *, task_status: trio.TaskStatus[tuple[SocketAddress, ...]] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listens, tells `task_status` the addresses, relays until cancelled.
+
+        StartupError, before that, if a listener cannot be opened. What crashes the data path's thread is raised here.
+        However it ends, the thread is joined and every socket closed.
+        """
+        self._local_addresses = interface_addresses()
+        listeners = open_listeners(self._config.hosts, self._config.port)
+        own_hosts = frozenset(str(address) for address in self._config.advertised_addresses)
+        try:
+            data_path = PythonDataPath(listeners, own_hosts)
+        except BaseException:
+            for listener in listeners:
+                listener.sock.close()
+            raise
+        self._data_path = data_path
+        try:
+            self._execute(self._server.set_local_addresses(self._local_addresses))
+            data_path.start()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._serve_control, data_path)
+                nursery.start_soon(self._serve_timers)
+                nursery.start_soon(self._refresh_addresses)
+                task_status.started(tuple(listener.address for listener in listeners))
+                await data_path.wait_ended()
+        finally:
+            await data_path.stop()
+
+    def mint_credential(self, user_id: str, lifetime_s: int) -> Credential:
+        """A credential for new allocations within `lifetime_s` seconds. ValueError if `user_id` is over 490 bytes."""
+        return self._server.credentials.mint(user_id, lifetime_s, self._wall_clock())
+
+    def signaling_connected(self, host: str) -> None:
+        """`host` has one more live signaling connection: others cannot use up its unauthenticated answers."""
+        self._server.limiter.connected(host)
+
+    def signaling_disconnected(self, host: str) -> None:
+        """One of these is gone. To be called once for each `signaling_connected`."""
+        self._server.limiter.disconnected(host)
+
+    def statistics(self) -> RelayStatistics:
+        """The figures now; zeros before `run`. After it, packets that the kernel dropped are not counted any more."""
+        if self._data_path is None:
+            data_path = DataPathStatistics(Traffic(), {str(reason): 0 for reason in Drop})
+        else:
+            data_path = self._data_path.statistics()
+        return RelayStatistics(
+            allocations=len(self._server.allocations),
+            packets_from_clients=data_path.traffic.packets_from_clients,
+            bytes_from_clients=data_path.traffic.bytes_from_clients,
+            packets_to_clients=data_path.traffic.packets_to_clients,
+            bytes_to_clients=data_path.traffic.bytes_to_clients,
+            drops={**data_path.drops, "malformed_request": self._server.counters.malformed},
+            control_drops=data_path.drops[Drop.CONTROL_QUEUE_FULL],
+            unauthenticated_answers=self._server.counters.unauthenticated,
+            unauthenticated_suppressed=self._server.counters.suppressed,
+        )
+
+    async def _serve_control(self, data_path: DataPath) -> None:
+        while True:
+            await data_path.wait_control_packets()
+            while packets := data_path.take_control_packets(_CONTROL_BATCH):
+                now = time.monotonic()
+                unix_time_s = self._wall_clock()
+                for packet in packets:
+                    self._execute(self._server.receive(packet.data, packet.five_tuple, now, unix_time_s))
+                self._announce_deadline()
+                await trio.lowlevel.checkpoint()
+
+    async def _serve_timers(self) -> None:
+        while True:
+            self._execute(self._server.handle_timer(time.monotonic()))
+            self._deadline_moved = trio.Event()
+            self._sleeping_until = self._server.next_deadline()
+            # trio's clock has another zero than time.monotonic, so only the difference is told to it.
+            wait_s = float("inf") if self._sleeping_until is None else self._sleeping_until - time.monotonic()
+            with trio.move_on_after(max(0.0, wait_s)):
+                await self._deadline_moved.wait()
+
+    def _announce_deadline(self) -> None:
+        deadline = self._server.next_deadline()
+        if deadline is not None and (self._sleeping_until is None or deadline < self._sleeping_until):
+            self._deadline_moved.set()
+
+    async def _refresh_addresses(self) -> None:
+        while True:
+            await trio.sleep(_ADDRESS_REFRESH_S)
+            self._local_addresses = interface_addresses()
+            self._execute(self._server.set_local_addresses(self._local_addresses))
+
+    def _execute(self, effects: Iterable[Effect]) -> None:
+        assert self._data_path is not None
+        queue = deque(effects)
+        while queue:
+            effect = queue.popleft()
+            if isinstance(effect, OpenRelaySocket):
+                queue.extendleft(reversed(self._open_relay(effect)))
+            elif isinstance(effect, AddFlow):
+                self._data_path.add_flow(effect, self._opened.pop(effect.flow_id))
+            else:
+                self._data_path.submit(effect)
+
+    def _open_relay(self, effect: OpenRelaySocket) -> list[Effect]:
+        advertised = self._advertised[AddressFamily(effect.family)]
+        try:
+            relay = open_relay_socket(effect.family, effect.port, advertised, self._local_addresses)
+        except OSError:
+            return self._server.relay_failed(effect.flow_id, time.monotonic())
+        self._opened[effect.flow_id] = relay
+        return self._server.relay_opened(effect.flow_id, time.monotonic())

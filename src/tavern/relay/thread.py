@@ -1,0 +1,321 @@
+"""The data path in Python: a thread with epoll and non-blocking sockets; what it relays never touches trio. Linux."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from tavern.relay.data_path import ControlPacket, DataPathStatistics
+from tavern.relay.sockets import Ancillary, Listener, dropped_packets, local_key, reply_ancillary
+from tavern.turn.commands import (
+    AddFlow,
+    BindChannel,
+    Command,
+    RemoveFlow,
+    RevokePermission,
+    SendToClient,
+    SetPermission,
+    UnbindChannel,
+)
+from tavern.turn.five_tuple import FiveTuple, Transport
+from tavern.turn.forwarding import CONTROL, Drop, Flow, Forwarder
+from tavern.turn.indications import SockAddr
+
+_MAX_DATAGRAM = 65535
+_ANCILLARY_SIZE = 64  # one in6_pktinfo with its header is 40
+_LISTENER_DRAIN = 128  # all clients share a listener
+_RELAY_DRAIN = 32  # a flooded allocation waits for the others after so many
+_MAX_EVENTS = 64  # sockets served before commands are looked at again: at most 64 * 32 packets, some 15 ms
+_MAX_CONTROL_PACKETS = 2048  # some 100 ms of the control side's work; clients send lost requests again
+_STOP_TIMEOUT_S = 5.0  # far beyond what a turn of the loop takes; a thread that hangs is left behind
+
+
+@attrs.frozen(eq=False)
+class _Endpoint:
+    """The sockets of one flow."""
+
+    relay: socket.socket
+    listener: socket.socket
+    client: SockAddr
+    ancillary: Ancillary
+
+
+class PythonDataPath:
+    """`DataPath` as a supervised thread: what ends it is raised by `wait_ended`."""
+
+    def __init__(self, listeners: list[Listener], own_hosts: frozenset[str]) -> None:
+        """To be made inside trio. Takes the listeners over."""
+        self._listeners = listeners
+        self._forwarder: Forwarder[_Endpoint] = Forwarder(own_hosts, lambda: random.getrandbits(96))
+        self._handlers: dict[int, Callable[[float], None]] = {}
+        self._epoll = select.epoll()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # Not bounded by itself: a control packet makes a few commands, and the control packets are.
+        self._commands: deque[Command | tuple[AddFlow, socket.socket]] = deque()
+        self._wake_pending = False
+        self._stopping = False
+        self._control: deque[ControlPacket] = deque()
+        self._control_announced = False
+        self._control_ready = trio.Event()
+        self._closed_drops = 0
+        self._trio_token = trio.lowlevel.current_trio_token()
+        self._ended = trio.Event()
+        self._error: BaseException | None = None
+        # A daemon: one that hangs must not keep the process from ending.
+        self._thread = threading.Thread(target=self._main, name="relay data path", daemon=True)
+        for listener in listeners:
+            self._register(listener.sock, self._listener_handler(listener))
+        self._epoll.register(self._wake_fd, select.EPOLLIN)
+
+    # Control side: all of these run in trio's thread
+
+    def start(self) -> None:
+        """See DataPath."""
+        self._thread.start()
+
+    def add_flow(self, command: AddFlow, relay_socket: socket.socket) -> None:
+        """See DataPath."""
+        self._commands.append((command, relay_socket))
+        self._wake()
+
+    def submit(self, command: Command) -> None:
+        """See DataPath."""
+        self._commands.append(command)
+        self._wake()
+
+    def take_control_packets(self, limit: int) -> list[ControlPacket]:
+        """See DataPath."""
+        return [self._control.popleft() for _ in range(min(limit, len(self._control)))]
+
+    def statistics(self) -> DataPathStatistics:
+        """See DataPath."""
+        drops = dict(self._forwarder.drops)
+        lost = sum(dropped_packets(listener.sock) for listener in self._listeners)
+        drops[Drop.RECEIVE_BUFFER_FULL] += lost + self._closed_drops
+        return DataPathStatistics(traffic=attrs.evolve(self._forwarder.traffic), drops=drops)
+
+    async def wait_control_packets(self) -> None:
+        """See DataPath."""
+        await self._control_ready.wait()
+        self._control_ready = trio.Event()
+
+    async def wait_ended(self) -> None:
+        """See DataPath."""
+        await self._ended.wait()
+        if self._error is not None:
+            raise self._error
+
+    async def stop(self) -> None:
+        """See DataPath."""
+        self._stopping = True
+        self._wake()
+        with trio.move_on_after(_STOP_TIMEOUT_S, shield=True):
+            if self._thread.ident is not None:
+                await self._ended.wait()
+                self._thread.join()
+            self._close()
+
+    def _wake(self) -> None:
+        # The thread clears the flag before it looks at the queue, so what was appended before this check is seen.
+        if not self._wake_pending:
+            self._wake_pending = True
+            os.eventfd_write(self._wake_fd, 1)
+
+    def _close(self) -> None:
+        for flow in list(self._forwarder):
+            flow.handle.relay.close()
+        for command in self._commands:
+            if isinstance(command, tuple):
+                command[1].close()
+        for listener in self._listeners:
+            listener.sock.close()
+        self._epoll.close()
+        os.close(self._wake_fd)
+
+    # The thread
+
+    def _main(self) -> None:
+        try:
+            self._loop()
+        except BaseException as error:  # noqa: BLE001 - it is raised again in trio
+            self._error = error
+        with contextlib.suppress(trio.RunFinishedError):  # nobody is left to be told
+            self._trio_token.run_sync_soon(self._ended.set)
+
+    def _loop(self) -> None:
+        handlers = self._handlers
+        poll = self._epoll.poll
+        monotonic = time.monotonic
+        wake_fd = self._wake_fd
+        while not self._stopping:
+            woken = False
+            events = poll(-1, _MAX_EVENTS)
+            now = monotonic()
+            for fd, _mask in events:
+                if fd == wake_fd:
+                    woken = True
+                else:
+                    handlers[fd](now)
+            # Only now, so that no socket goes while an event of its own is still in `events`.
+            if woken:
+                os.eventfd_read(wake_fd)
+                self._wake_pending = False
+                self._execute_commands()
+
+    def _register(self, sock: socket.socket, handler: Callable[[float], None]) -> None:
+        self._handlers[sock.fileno()] = handler
+        self._epoll.register(sock.fileno(), select.EPOLLIN)
+
+    def _listener_handler(self, listener: Listener) -> Callable[[float], None]:
+        receive = listener.sock.recvmsg
+        from_client = self._forwarder.from_client
+        send = self._send
+        family = listener.family
+
+        def drain(now: float) -> None:
+            for _ in range(_LISTENER_DRAIN):
+                try:
+                    data, ancillary, _flags, client = receive(_MAX_DATAGRAM, _ANCILLARY_SIZE)
+                except BlockingIOError:
+                    return
+                except OSError:
+                    continue  # an ICMP error of an earlier send; it says nothing of this socket
+                local = local_key(ancillary, family)
+                output = from_client(data, (client, local), now)
+                if output is None:
+                    continue
+                if output is CONTROL:
+                    self._to_control(listener, data, client, local)
+                else:
+                    send(output)
+
+        return drain
+
+    def _relay_handler(self, flow: Flow[_Endpoint]) -> Callable[[float], None]:
+        receive = flow.handle.relay.recvfrom
+        from_peer = self._forwarder.from_peer
+        send = self._send
+
+        def drain(now: float) -> None:
+            for _ in range(_RELAY_DRAIN):
+                try:
+                    data, peer = receive(_MAX_DATAGRAM)
+                except BlockingIOError:
+                    return
+                except OSError:
+                    continue
+                output = from_peer(flow, data, peer, now)
+                if output is not None:
+                    send(output)
+
+        return drain
+
+    def _send(self, output: tuple[Flow[_Endpoint], bytes, SockAddr | None]) -> None:
+        flow, data, peer = output
+        endpoint = flow.handle
+        try:
+            if peer is None:
+                endpoint.listener.sendmsg((data,), endpoint.ancillary, 0, endpoint.client)
+            else:
+                endpoint.relay.sendto(data, peer)
+        except BlockingIOError:
+            self._forwarder.drops[Drop.SEND_BUFFER_FULL] += 1
+        except OSError:
+            self._forwarder.drops[Drop.SEND_FAILED] += 1
+
+    def _to_control(self, listener: Listener, data: bytes, client: SockAddr, local: bytes) -> None:
+        if len(self._control) >= _MAX_CONTROL_PACKETS:
+            self._forwarder.drops[Drop.CONTROL_QUEUE_FULL] += 1
+            return
+        host = socket.inet_ntop(listener.family, local) if local else listener.address[0]
+        five_tuple = FiveTuple(Transport.UDP, (client[0], client[1]), (host, listener.port))
+        self._control.append(ControlPacket(data, five_tuple))
+        if not self._control_announced:
+            self._control_announced = True
+            try:
+                self._trio_token.run_sync_soon(self._announce_control)
+            except trio.RunFinishedError:
+                self._stopping = True
+
+    def _announce_control(self) -> None:
+        self._control_announced = False
+        self._control_ready.set()
+
+    # Commands, in the thread
+
+    def _execute_commands(self) -> None:
+        commands = self._commands
+        while commands:
+            command = commands.popleft()
+            if isinstance(command, tuple):
+                self._add_flow(*command)
+            elif isinstance(command, SendToClient):
+                self._send_to_client(command)
+            elif isinstance(command, RemoveFlow):
+                self._remove_flow(command)
+            elif isinstance(command, SetPermission):
+                self._forwarder.set_permission(command)
+            elif isinstance(command, BindChannel):
+                self._forwarder.bind_channel(command)
+            elif isinstance(command, RevokePermission):
+                self._forwarder.revoke_permission(command)
+            else:
+                assert isinstance(command, UnbindChannel), command
+                self._forwarder.unbind_channel(command)
+
+    def _add_flow(self, command: AddFlow, relay: socket.socket) -> None:
+        listener, client, local = self._route(command.five_tuple)
+        endpoint = _Endpoint(relay, listener.sock, client, reply_ancillary(local))
+        flow = self._forwarder.add_flow(command, (client, local), endpoint)
+        self._register(relay, self._relay_handler(flow))
+
+    def _remove_flow(self, command: RemoveFlow) -> None:
+        flow = self._forwarder.remove_flow(command)
+        if flow is None:
+            return
+        relay = flow.handle.relay
+        self._closed_drops += dropped_packets(relay)
+        self._epoll.unregister(relay.fileno())
+        del self._handlers[relay.fileno()]
+        relay.close()
+
+    def _send_to_client(self, command: SendToClient) -> None:
+        listener, client, local = self._route(command.five_tuple)
+        try:
+            listener.sock.sendmsg((command.data,), reply_ancillary(local), 0, client)
+        except BlockingIOError:
+            self._forwarder.drops[Drop.SEND_BUFFER_FULL] += 1
+        except OSError:
+            self._forwarder.drops[Drop.SEND_FAILED] += 1
+
+    def _route(self, five_tuple: FiveTuple) -> tuple[Listener, SockAddr, bytes]:
+        """The listener, the client as its socket names it, and the local address."""
+        host, port = five_tuple.client
+        server_host = five_tuple.server[0]
+        family = socket.AF_INET6 if ":" in server_host else socket.AF_INET
+        candidates = [listener for listener in self._listeners if listener.family == family]
+        listener = next((one for one in candidates if one.address[0] == server_host), candidates[0])
+        local = socket.inet_pton(family, server_host)
+        if family == socket.AF_INET:
+            return listener, (host, port), local
+        _, _, zone = host.partition("%")
+        return listener, (host, port, 0, _scope_id(zone)), local
+
+
+def _scope_id(zone: str) -> int:
+    if not zone:
+        return 0
+    try:
+        return socket.if_nametoindex(zone)
+    except OSError:
+        return 0  # the interface is gone; the send will fail and be counted

@@ -1,0 +1,79 @@
+"""One client's allocation: its permissions and channels by absolute expiry (RFC 8656 §3.2, §9, §12). Pure."""
+
+from __future__ import annotations
+
+import attrs
+
+from tavern.addresses import IPAddress, SocketAddress
+from tavern.stun.attributes import AddressFamily
+from tavern.turn.five_tuple import FiveTuple
+
+DEFAULT_LIFETIME_S = 600  # RFC 8656 §3.2
+MAX_LIFETIME_S = 3600
+PERMISSION_LIFETIME_S = 300  # RFC 8656 §9
+CHANNEL_LIFETIME_S = 600  # RFC 8656 §12
+FIRST_CHANNEL = 0x4000  # RFC 8656 §12
+LAST_CHANNEL = 0x4FFF
+MAX_PERMISSIONS = 512  # a mesh of 8 names 7 peers with a few dozen addresses each
+MAX_CHANNELS = 512  # browsers bind one for each pair that they use
+
+
+@attrs.define
+class Permission:
+    """Data from and to one IP address passes until `expires_at`."""
+
+    expires_at: float
+    relayed_only: bool
+
+
+@attrs.define
+class Channel:
+    """A number that stands for `peer` until `expires_at`."""
+
+    peer: SocketAddress
+    expires_at: float
+    relayed_only: bool
+
+
+@attrs.define(eq=False)
+class Allocation:
+    """What the server granted to one five-tuple. `id` is also the flow's in the data path."""
+
+    id: int
+    five_tuple: FiveTuple
+    username: bytes
+    key: bytes = attrs.field(repr=False)
+    family: AddressFamily
+    relayed_address: SocketAddress
+    expires_at: float
+    create_transaction_id: bytes
+    """Of the Allocate that made it: retransmitted, it gets `create_response` again and never 437 (§7.2)."""
+    create_response: bytes = attrs.field(default=b"", repr=False)
+    permissions: dict[IPAddress, Permission] = attrs.field(factory=dict)
+    channels: dict[int, Channel] = attrs.field(factory=dict)
+    channel_of: dict[SocketAddress, int] = attrs.field(factory=dict)
+
+    def drop_expired(self, now: float) -> tuple[list[IPAddress], list[int]]:
+        """Forgets the permissions and channels that have expired, and returns them (addresses, numbers)."""
+        hosts = [address for address, permission in self.permissions.items() if permission.expires_at <= now]
+        for address in hosts:
+            del self.permissions[address]
+        numbers = [number for number, channel in self.channels.items() if channel.expires_at <= now]
+        for number in numbers:
+            self.unbind(number)
+        return hosts, numbers
+
+    def bind(self, number: int, channel: Channel) -> None:
+        """`number` stands for the channel's peer. Neither may be bound elsewhere."""
+        self.channels[number] = channel
+        self.channel_of[channel.peer] = number
+
+    def unbind(self, number: int) -> None:
+        """`number` stands for nobody."""
+        channel = self.channels.pop(number)
+        del self.channel_of[channel.peer]
+
+
+def granted_lifetime_s(asked_s: int | None) -> int:
+    """LIFETIME for an Allocate or a Refresh that keeps the allocation (RFC 8656 §7.2)."""
+    return DEFAULT_LIFETIME_S if asked_s is None else max(DEFAULT_LIFETIME_S, min(asked_s, MAX_LIFETIME_S))

@@ -1,0 +1,108 @@
+"""Who may use the relay: time-limited credentials and stateless nonces (RFC 8489 §9.2, TURN REST API). Pure."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+
+import attrs
+
+from tavern.addresses import SocketAddress
+from tavern.stun.integrity import long_term_key
+from tavern.stun.message import AttributeType, Message
+
+MAX_USERNAME_BYTES = 508  # RFC 8489 §14.3: less than 509
+NONCE_LIFETIME_S = 3600  # RFC 8489 §9.2: at most an hour, or a sniffed request could be replayed for longer
+NONCE_SIZE = 24  # bytes of text: 18 bytes in base64. Small, since it goes to who did not prove its address.
+_NONCE_TAG_SIZE = 14  # 112 bits beside 4 bytes of time
+_USERNAME = re.compile(rb"(\d{1,12})(?::.*)?", re.DOTALL)
+
+
+@attrs.frozen
+class Credential:
+    """What a client signs its requests with. Valid for new allocations until `expires_at` (Unix seconds)."""
+
+    username: str
+    password: str = attrs.field(repr=False)
+    expires_at: int
+
+
+@attrs.frozen
+class Identity:
+    """A request's proven user: it was signed with `key`, which belongs to `username`."""
+
+    username: bytes
+    key: bytes = attrs.field(repr=False)
+    expires_at: int
+    """Unix seconds; from then on the username makes no new allocation."""
+
+
+class Credentials:
+    """Mints and verifies `<unix expiry>[:id]` with password base64(HMAC-SHA1(secret, username)).
+
+    The first of `secrets` mints; all of them verify, so that one can be rotated without ending calls.
+    """
+
+    def __init__(self, realm: str, secrets: tuple[str, ...]) -> None:
+        assert secrets, "a relay without a secret is open to everyone"
+        self._realm = realm.encode()
+        self._secrets = tuple(secret.encode() for secret in secrets)
+
+    def mint(self, user_id: str, lifetime_s: int, unix_time_s: float) -> Credential:
+        """A credential for `lifetime_s` seconds from now. ValueError if `user_id` makes the username too long."""
+        expires_at = int(unix_time_s) + lifetime_s
+        username = f"{expires_at}:{user_id}" if user_id else str(expires_at)
+        if len(username.encode()) > MAX_USERNAME_BYTES:
+            raise ValueError(f"user id of {len(user_id)} characters: a username has at most {MAX_USERNAME_BYTES} bytes")
+        password = _password(self._secrets[0], username.encode()).decode()
+        return Credential(username=username, password=password, expires_at=expires_at)
+
+    def identify(self, message: Message) -> Identity | None:
+        """The user that signed `message` with a password of ours, expired or not; None for every other cause."""
+        username = message.get(AttributeType.USERNAME)
+        if username is None or len(username) > MAX_USERNAME_BYTES:
+            return None
+        match = _USERNAME.fullmatch(username)
+        if match is None:
+            return None
+        for secret in self._secrets:
+            key = long_term_key(username, self._realm, _password(secret, username))
+            if message.is_signed_with(key):
+                return Identity(username=username, key=key, expires_at=int(match[1]))
+        return None
+
+
+def _password(secret: bytes, username: bytes) -> bytes:
+    return base64.b64encode(hmac.digest(secret, username, "sha1"))
+
+
+class Nonces:
+    """Nonces without memory: the time and an HMAC over time and client address, under a key made at start-up."""
+
+    def __init__(self, key: bytes) -> None:
+        assert len(key) >= 16
+        self._key = key
+
+    def issue(self, client: SocketAddress, now: float) -> bytes:
+        """A nonce of `NONCE_SIZE` printable bytes for this client address and port, good for an hour from `now`."""
+        stamp = (int(now) & 0xFFFFFFFF).to_bytes(4, "big")
+        return base64.urlsafe_b64encode(stamp + self._tag(stamp, client))
+
+    def accepts(self, nonce: bytes, client: SocketAddress, now: float) -> bool:
+        """Whether `nonce` was issued here, to this client, within the last hour. Never raises."""
+        if len(nonce) != NONCE_SIZE:
+            return False
+        try:
+            decoded = base64.b64decode(nonce, altchars=b"-_", validate=True)
+        except ValueError:
+            return False
+        stamp, tag = decoded[:4], decoded[4:]
+        if not hmac.compare_digest(tag, self._tag(stamp, client)):
+            return False
+        return 0 <= int(now) - int.from_bytes(stamp, "big") <= NONCE_LIFETIME_S
+
+    def _tag(self, stamp: bytes, client: SocketAddress) -> bytes:
+        host, port = client
+        return hmac.digest(self._key, stamp + port.to_bytes(2, "big") + host.encode(), hashlib.sha256)[:_NONCE_TAG_SIZE]

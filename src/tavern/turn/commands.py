@@ -1,0 +1,88 @@
+"""What the control side tells the world to do. Pure values.
+
+All but `OpenRelaySocket` are commands to the data path, which executes them in the order given: a success response
+never overtakes the permission that it announces. They are all that a data path in another language has to understand.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+from tavern.addresses import SocketAddress
+from tavern.stun.attributes import AddressFamily
+from tavern.turn.five_tuple import FiveTuple
+
+
+@attrs.frozen
+class OpenRelaySocket:
+    """To the driver: bind a relay socket, then call `relay_opened` or `relay_failed` with this `flow_id` at once."""
+
+    flow_id: int
+    family: AddressFamily
+    port: int
+
+
+@attrs.frozen
+class AddFlow:
+    """The relay socket that was opened for `flow_id` belongs to this client now, and carries `relayed_address`."""
+
+    flow_id: int
+    five_tuple: FiveTuple
+    relayed_address: SocketAddress
+
+
+@attrs.frozen
+class RemoveFlow:
+    """The allocation is gone: close its relay socket, forget its permissions and channels."""
+
+    flow_id: int
+
+
+@attrs.frozen
+class SetPermission:
+    """Packets from and to `host` pass until `expires_at` (the core's clock); installs or refreshes."""
+
+    flow_id: int
+    host: str
+    expires_at: float
+    relayed_only: bool
+    """`host` is ours: only ports that are relayed addresses of live flows count as peers."""
+
+
+@attrs.frozen
+class RevokePermission:
+    """Packets from and to `host` pass no longer."""
+
+    flow_id: int
+    host: str
+
+
+@attrs.frozen
+class BindChannel:
+    """`number` stands for `peer` until `expires_at`; installs or refreshes, and ends what either was before."""
+
+    flow_id: int
+    number: int
+    peer: SocketAddress
+    expires_at: float
+    relayed_only: bool
+
+
+@attrs.frozen
+class UnbindChannel:
+    """`number` stands for nobody any more."""
+
+    flow_id: int
+    number: int
+
+
+@attrs.frozen
+class SendToClient:
+    """One STUN message to the client, from the address that its request came to."""
+
+    five_tuple: FiveTuple
+    data: bytes = attrs.field(repr=False)
+
+
+Command = AddFlow | RemoveFlow | SetPermission | RevokePermission | BindChannel | UnbindChannel | SendToClient
+Effect = OpenRelaySocket | Command

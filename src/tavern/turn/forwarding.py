@@ -1,0 +1,297 @@
+"""The data path's decisions: which packet goes where (RFC 8656 §10 to §12), in a few microseconds each. Pure.
+
+The control side changes it only through commands, so that another implementation can take its place. It does not use
+`tavern.stun`: the two shapes that carry media are read by hand here.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Hashable, Iterator
+from enum import Enum, StrEnum
+from typing import Final, Generic, TypeVar
+
+import attrs
+
+from tavern.addresses import SocketAddress
+from tavern.turn.commands import (
+    AddFlow,
+    BindChannel,
+    RemoveFlow,
+    RevokePermission,
+    SetPermission,
+    UnbindChannel,
+)
+from tavern.turn.indications import DataIndications, SockAddr, read_send_indication
+
+_HEADER = struct.Struct(">HH")
+_COOKIE = b"\x21\x12\xa4\x42"
+_SEND_INDICATION = b"\x00\x16"
+_STUN_HEADER_SIZE = 20
+_CHANNEL_HEADER_SIZE = 4
+_MAX_PAYLOAD = 65_400  # more does not fit into a datagram once it is a Data indication
+_MAX_KNOWN_PEERS = 2048  # a permission names an IP address with 65535 ports; the cache of exact peers must not grow so
+
+Handle = TypeVar("Handle")
+
+
+class Drop(StrEnum):
+    """Why a packet went nowhere."""
+
+    NO_FLOW = "no_flow"
+    MALFORMED = "malformed"
+    NO_CHANNEL = "no_channel"
+    NO_PERMISSION = "no_permission"
+    NO_RELAYED_PEER = "no_relayed_peer"
+    SEND_FAILED = "send_failed"
+    SEND_BUFFER_FULL = "send_buffer_full"
+    RECEIVE_BUFFER_FULL = "receive_buffer_full"
+    CONTROL_QUEUE_FULL = "control_queue_full"
+
+
+class Unusual(Enum):
+    """The packet is not the data path's."""
+
+    CONTROL = "control"
+
+
+CONTROL: Final = Unusual.CONTROL
+
+
+@attrs.define(eq=False)
+class Traffic:
+    """Application data relayed since the start: packets and bytes without TURN's headers."""
+
+    packets_from_clients: int = 0
+    bytes_from_clients: int = 0
+    packets_to_clients: int = 0
+    bytes_to_clients: int = 0
+
+
+@attrs.define(eq=False)
+class _Permission:
+    expires_at: float
+    relayed_only: bool
+
+
+@attrs.define(eq=False)
+class _Peer:
+    """One exact peer of one flow: what packets from it and to it need, found with one look-up."""
+
+    address: SockAddr
+    permission: _Permission
+    ours: bool
+    """Its IP address is the relay's own: a live flow may be behind its port."""
+    number: int = 0
+    channel_expires_at: float = 0.0
+    channel_relayed_only: bool = False
+
+
+@attrs.define(eq=False)
+class Flow(Generic[Handle]):
+    """One allocation in the data path. `handle` is the shell's: its sockets."""
+
+    id: int
+    client_key: Hashable
+    relayed: SockAddr
+    handle: Handle
+    traffic: Traffic = attrs.field(factory=Traffic)
+    permissions: dict[str, _Permission] = attrs.field(factory=dict)
+    peers: dict[SockAddr, _Peer] = attrs.field(factory=dict)
+    channels: dict[int, _Peer] = attrs.field(factory=dict)
+
+
+Output = tuple[Flow[Handle], bytes, SockAddr | None]
+"""Through whose sockets, what, and to which peer; None: to the flow's client."""
+
+_NEVER = _Permission(0.0, relayed_only=True)
+
+
+class Forwarder(Generic[Handle]):
+    """All flows: packets in, packets out. Raises on no packet; what is not allowed is counted in `drops`.
+
+    A packet for another flow of this server is handed to it here: behind a NAT (Docker) one sent to the advertised
+    address would not come back. The receiving flow's permissions and channels decide as if it came by the wire.
+    """
+
+    def __init__(self, own_hosts: frozenset[str], random_96_bits: Callable[[], int]) -> None:
+        """`own_hosts`: the advertised addresses. `random_96_bits` makes transaction ids."""
+        self.drops: dict[str, int] = {str(reason): 0 for reason in Drop}
+        self.traffic = Traffic()
+        self._own_hosts = own_hosts
+        self._indications = DataIndications(random_96_bits)
+        self._flows: dict[int, Flow[Handle]] = {}
+        self._by_client: dict[Hashable, Flow[Handle]] = {}
+        self._by_relayed: dict[SockAddr, Flow[Handle]] = {}
+
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    def __iter__(self) -> Iterator[Flow[Handle]]:
+        return iter(self._flows.values())
+
+    # Commands
+
+    def add_flow(self, command: AddFlow, client_key: Hashable, handle: Handle) -> Flow[Handle]:
+        """The flow exists; packets from `client_key` are its client's."""
+        flow = Flow(command.flow_id, client_key, _sockaddr(command.relayed_address), handle)
+        self._flows[flow.id] = flow
+        self._by_client[client_key] = flow
+        self._by_relayed[flow.relayed] = flow
+        return flow
+
+    def remove_flow(self, command: RemoveFlow) -> Flow[Handle] | None:
+        """The flow is gone and returned, for the shell to close its sockets; None if there was none."""
+        flow = self._flows.pop(command.flow_id, None)
+        if flow is not None:
+            del self._by_client[flow.client_key]
+            del self._by_relayed[flow.relayed]
+        return flow
+
+    def set_permission(self, command: SetPermission) -> None:
+        """See the command. Like all others, without effect for a flow that is gone."""
+        if (flow := self._flows.get(command.flow_id)) is None:
+            return
+        permission = flow.permissions.get(command.host)
+        if permission is None:
+            flow.permissions[command.host] = _Permission(command.expires_at, command.relayed_only)
+        else:
+            permission.expires_at = command.expires_at
+            permission.relayed_only = command.relayed_only
+
+    def revoke_permission(self, command: RevokePermission) -> None:
+        """See the command."""
+        if (flow := self._flows.get(command.flow_id)) is None:
+            return
+        permission = flow.permissions.pop(command.host, None)
+        if permission is not None:
+            permission.expires_at = 0.0  # known peers still point to it
+
+    def bind_channel(self, command: BindChannel) -> None:
+        """See the command."""
+        if (flow := self._flows.get(command.flow_id)) is None:
+            return
+        peer = self._know(flow, _sockaddr(command.peer))
+        if flow.channels.get(command.number) is not peer:
+            self._unbind(flow, command.number)
+            self._unbind(flow, peer.number)
+        peer.number = command.number
+        peer.channel_expires_at = command.expires_at
+        peer.channel_relayed_only = command.relayed_only
+        flow.channels[command.number] = peer
+
+    def unbind_channel(self, command: UnbindChannel) -> None:
+        """See the command."""
+        if (flow := self._flows.get(command.flow_id)) is not None:
+            self._unbind(flow, command.number)
+
+    # Packets
+
+    def from_client(self, data: bytes, client_key: Hashable, now: float) -> Output[Handle] | Unusual | None:
+        """What a datagram from a client becomes; None if it is dropped, CONTROL if it is for the control side."""
+        size = len(data)
+        if size < _CHANNEL_HEADER_SIZE:
+            return self._drop(Drop.MALFORMED)
+        first = data[0]
+        if 0x40 <= first <= 0x4F:
+            flow = self._by_client.get(client_key)
+            if flow is None:
+                return self._drop(Drop.NO_FLOW)
+            peer = flow.channels.get(first << 8 | data[1])
+            if peer is None or peer.channel_expires_at <= now:
+                return self._drop(Drop.NO_CHANNEL)
+            end = _CHANNEL_HEADER_SIZE + (data[2] << 8 | data[3])
+            if end > size:
+                return self._drop(Drop.MALFORMED)
+            return self._to_peer(flow, peer, data[_CHANNEL_HEADER_SIZE:end], peer.channel_relayed_only, now)
+        if first > 0x3F or size < _STUN_HEADER_SIZE or data[4:8] != _COOKIE:
+            return self._drop(Drop.MALFORMED)
+        if data[:2] != _SEND_INDICATION:
+            return CONTROL
+        return self._send_indication(data, client_key, now)
+
+    def from_peer(self, flow: Flow[Handle], data: bytes, address: SockAddr, now: float) -> Output[Handle] | None:
+        """What a datagram that came to the flow's relay socket becomes; None if it is dropped."""
+        peer = flow.peers.get(address)
+        if peer is None or peer.permission.expires_at <= now:
+            peer = self._permitted(flow, address, now)
+            if peer is None:
+                return self._drop(Drop.NO_PERMISSION)
+        if peer.permission.relayed_only and address not in self._by_relayed:
+            return self._drop(Drop.NO_RELAYED_PEER)
+        size = len(data)
+        if size > _MAX_PAYLOAD:
+            return self._drop(Drop.MALFORMED)
+        if peer.channel_expires_at > now:
+            framed = _HEADER.pack(peer.number, size) + data
+        else:
+            framed = self._indications.frame(data, address)
+        for traffic in (flow.traffic, self.traffic):
+            traffic.packets_to_clients += 1
+            traffic.bytes_to_clients += size
+        return flow, framed, None
+
+    def _send_indication(self, data: bytes, client_key: Hashable, now: float) -> Output[Handle] | None:
+        flow = self._by_client.get(client_key)
+        if flow is None:
+            return self._drop(Drop.NO_FLOW)
+        parsed = read_send_indication(data)
+        if parsed is None:
+            return self._drop(Drop.MALFORMED)
+        address, payload = parsed
+        peer = flow.peers.get(address)
+        if peer is None or peer.permission.expires_at <= now:
+            peer = self._permitted(flow, address, now)
+            if peer is None:
+                return self._drop(Drop.NO_PERMISSION)
+        return self._to_peer(flow, peer, payload, peer.permission.relayed_only, now)
+
+    def _to_peer(
+        self, flow: Flow[Handle], peer: _Peer, payload: bytes, relayed_only: bool, now: float
+    ) -> Output[Handle] | None:
+        size = len(payload)
+        for traffic in (flow.traffic, self.traffic):
+            traffic.packets_from_clients += 1
+            traffic.bytes_from_clients += size
+        if peer.ours:
+            target = self._by_relayed.get(peer.address)
+            if target is not None:
+                return self.from_peer(target, payload, flow.relayed, now)
+            if relayed_only:
+                return self._drop(Drop.NO_RELAYED_PEER)
+        return flow, payload, peer.address
+
+    def _drop(self, reason: Drop) -> Output[Handle] | None:
+        self.drops[reason] += 1
+        return None
+
+    # Known peers
+
+    def _permitted(self, flow: Flow[Handle], address: SockAddr, now: float) -> _Peer | None:
+        permission = flow.permissions.get(address[0])
+        if permission is None or permission.expires_at <= now:
+            return None
+        peer = self._know(flow, address)
+        peer.permission = permission
+        return peer
+
+    def _know(self, flow: Flow[Handle], address: SockAddr) -> _Peer:
+        peer = flow.peers.get(address)
+        if peer is None:
+            if len(flow.peers) >= _MAX_KNOWN_PEERS:
+                flow.peers = {peer.address: peer for peer in flow.channels.values()}
+            permission = flow.permissions.get(address[0], _NEVER)
+            peer = _Peer(address, permission, ours=address[0] in self._own_hosts)
+            flow.peers[address] = peer
+        return peer
+
+    def _unbind(self, flow: Flow[Handle], number: int) -> None:
+        peer = flow.channels.pop(number, None)
+        if peer is not None:
+            peer.number = 0
+            peer.channel_expires_at = 0.0
+
+
+def _sockaddr(address: SocketAddress) -> SockAddr:
+    host, port = address
+    return (host, port, 0, 0) if ":" in host else address

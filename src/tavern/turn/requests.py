@@ -1,0 +1,298 @@
+"""What Allocate, Refresh, CreatePermission and ChannelBind do, once their user is proven (RFC 8656 §7 to §12). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import ip_address
+
+import attrs
+
+from tavern.addresses import IPAddress, SocketAddress
+from tavern.stun.attributes import (
+    AddressFamily,
+    decode_channel_number,
+    decode_lifetime,
+    decode_requested_family,
+    decode_requested_transport,
+    decode_xor_address,
+    encode_lifetime,
+    encode_xor_address,
+    family_of,
+)
+from tavern.stun.message import AttributeType, Message, Method
+from tavern.turn.allocation import (
+    CHANNEL_LIFETIME_S,
+    FIRST_CHANNEL,
+    LAST_CHANNEL,
+    MAX_CHANNELS,
+    MAX_PERMISSIONS,
+    PERMISSION_LIFETIME_S,
+    Allocation,
+    Channel,
+    Permission,
+    granted_lifetime_s,
+)
+from tavern.turn.allocations import AllocationTable
+from tavern.turn.answers import ErrorCode, Refusal, UnknownAttributes, success
+from tavern.turn.auth import Identity
+from tavern.turn.commands import (
+    AddFlow,
+    BindChannel,
+    Effect,
+    OpenRelaySocket,
+    RemoveFlow,
+    RevokePermission,
+    SetPermission,
+    UnbindChannel,
+)
+from tavern.turn.five_tuple import FiveTuple
+from tavern.turn.policy import PeerPolicy, Verdict
+
+UDP_PROTOCOL = 17
+MAX_PORT_TRIES = 8  # ports of the range that other programs hold; more in a row means the range is not ours
+# Known, comprehension-required, and not built: refused at their step rather than ignored (RFC 8656 §7.2).
+_UNSUPPORTED_IN_ALLOCATE = (AttributeType.DONT_FRAGMENT, AttributeType.RESERVATION_TOKEN, AttributeType.EVEN_PORT)
+
+Outcome = tuple[list[Effect], bytes | None]
+"""Commands and then the response; None while the driver is opening the relay socket."""
+
+
+@attrs.define(eq=False)
+class PendingAllocation:
+    """An Allocate that waits for the driver to open its relay socket; it never outlives the driver's call."""
+
+    request: Message
+    five_tuple: FiveTuple
+    identity: Identity
+    family: AddressFamily
+    lifetime_s: int
+    port: int
+    failed_ports: list[int] = attrs.field(factory=list)
+
+
+class RequestHandler:
+    """Handlers of the four TURN requests. They raise Refusal or MalformedMessage, and then nothing has changed."""
+
+    def __init__(
+        self,
+        allocations: AllocationTable,
+        *,
+        advertised: Mapping[AddressFamily, IPAddress],
+        policy: PeerPolicy,
+        user_quota: int,
+    ) -> None:
+        self._allocations = allocations
+        self._advertised = advertised
+        self._policy = policy
+        self._user_quota = user_quota
+        self._pending: dict[int, PendingAllocation] = {}
+        self._last_id = 0
+
+    def handle(self, request: Message, five_tuple: FiveTuple, identity: Identity, now: float) -> Outcome:
+        """Executes one authenticated request of a TURN method."""
+        if request.method == Method.ALLOCATE:
+            return self._allocate(request, five_tuple, identity)
+        allocation = self._allocations.find(five_tuple)
+        if allocation is None:
+            raise Refusal(ErrorCode.ALLOCATION_MISMATCH)
+        if allocation.username != identity.username:
+            raise Refusal(ErrorCode.WRONG_CREDENTIALS)
+        if request.method == Method.REFRESH:
+            return self._refresh(request, allocation, now)
+        if request.method == Method.CREATE_PERMISSION:
+            return self._create_permission(request, allocation, now)
+        assert request.method == Method.CHANNEL_BIND
+        return self._bind_channel(request, allocation, now)
+
+    def drop_expired(self, five_tuple: FiveTuple, now: float) -> list[Effect]:
+        """Forgets this allocation's expired permissions and channels, here and in the data path.
+
+        There they have no effect any more, but would hold memory. To be called before `handle`, so that a number or
+        peer whose time has passed is free again.
+        """
+        allocation = self._allocations.find(five_tuple)
+        if allocation is None:
+            return []
+        peers, numbers = allocation.drop_expired(now)
+        effects: list[Effect] = [RevokePermission(allocation.id, str(peer)) for peer in peers]
+        effects += [UnbindChannel(allocation.id, number) for number in numbers]
+        return effects
+
+    def relay_opened(self, flow_id: int, now: float) -> tuple[PendingAllocation, list[Effect], bytes]:
+        """The allocation that waited lives: its command and its success response."""
+        pending = self._pending.pop(flow_id)
+        self._release_failed(pending)
+        address = self._advertised[pending.family]
+        allocation = Allocation(
+            id=flow_id,
+            five_tuple=pending.five_tuple,
+            username=pending.identity.username,
+            key=pending.identity.key,
+            family=pending.family,
+            relayed_address=(str(address), pending.port),
+            expires_at=now + pending.lifetime_s,
+            create_transaction_id=pending.request.transaction_id,
+        )
+        allocation.create_response = _allocate_response(pending, address)
+        self._allocations.add(allocation)
+        command = AddFlow(flow_id, pending.five_tuple, allocation.relayed_address)
+        return pending, [command], allocation.create_response
+
+    def relay_failed(self, flow_id: int) -> tuple[PendingAllocation, OpenRelaySocket | None]:
+        """Another port to try; None when there is none or enough were tried, and the ports are free again."""
+        pending = self._pending[flow_id]
+        pending.failed_ports.append(pending.port)
+        port = None
+        if len(pending.failed_ports) < MAX_PORT_TRIES:
+            port = self._allocations.ports[pending.family].take()
+        if port is None:
+            del self._pending[flow_id]
+            self._release_failed(pending)
+            return pending, None
+        pending.port = port
+        return pending, OpenRelaySocket(flow_id, pending.family, port)
+
+    def set_local_addresses(self, addresses: frozenset[IPAddress]) -> list[Effect]:
+        """Judges every permission and channel again where the interfaces' addresses changed."""
+        if addresses == self._policy.local_addresses:
+            return []
+        self._policy = attrs.evolve(self._policy, local_addresses=addresses)
+        effects: list[Effect] = []
+        for allocation in self._allocations:
+            effects += self._judge_again(allocation)
+        return effects
+
+    def _judge_again(self, allocation: Allocation) -> list[Effect]:
+        effects: list[Effect] = []
+        for peer in list(allocation.permissions):
+            if self._policy.judge(peer, others_live=True) is Verdict.DENIED:
+                del allocation.permissions[peer]
+                effects.append(RevokePermission(allocation.id, str(peer)))
+        for number, channel in list(allocation.channels.items()):
+            if self._policy.judge(ip_address(channel.peer[0]), others_live=True) is Verdict.DENIED:
+                allocation.unbind(number)
+                effects.append(UnbindChannel(allocation.id, number))
+        return effects
+
+    def _release_failed(self, pending: PendingAllocation) -> None:
+        for port in pending.failed_ports:
+            self._allocations.ports[pending.family].release(port)
+
+    def _allocate(self, request: Message, five_tuple: FiveTuple, identity: Identity) -> Outcome:
+        """The checks of §7.2, in its order."""
+        if self._allocations.find(five_tuple) is not None:
+            raise Refusal(ErrorCode.ALLOCATION_MISMATCH)
+        transport = request.get(AttributeType.REQUESTED_TRANSPORT)
+        if transport is None:
+            raise Refusal(ErrorCode.BAD_REQUEST)
+        if decode_requested_transport(transport) != UDP_PROTOCOL:
+            raise Refusal(ErrorCode.UNSUPPORTED_TRANSPORT)
+        if unsupported := [kind for kind in _UNSUPPORTED_IN_ALLOCATE if request.get(kind) is not None]:
+            raise UnknownAttributes([int(kind) for kind in unsupported])
+        family = _requested_family(request)
+        if family is None or family not in self._advertised:
+            raise Refusal(ErrorCode.ADDRESS_FAMILY_NOT_SUPPORTED)
+        lifetime_s = granted_lifetime_s(_asked_lifetime_s(request))
+        if self._allocations.held_by(identity.username) >= self._user_quota:
+            raise Refusal(ErrorCode.ALLOCATION_QUOTA_REACHED)
+        port = self._allocations.ports[family].take()
+        if port is None:
+            raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
+        self._last_id += 1
+        self._pending[self._last_id] = PendingAllocation(request, five_tuple, identity, family, lifetime_s, port)
+        return [OpenRelaySocket(self._last_id, family, port)], None
+
+    def _refresh(self, request: Message, allocation: Allocation, now: float) -> Outcome:
+        """§8. LIFETIME 0 ends the allocation."""
+        names_family = request.get(AttributeType.REQUESTED_ADDRESS_FAMILY) is not None
+        if names_family and _requested_family(request) is not allocation.family:
+            raise Refusal(ErrorCode.PEER_ADDRESS_FAMILY_MISMATCH)
+        asked_s = _asked_lifetime_s(request)
+        effects: list[Effect] = []
+        if asked_s == 0:
+            lifetime_s = 0
+            self._allocations.remove(allocation)
+            effects.append(RemoveFlow(allocation.id))
+        else:
+            lifetime_s = granted_lifetime_s(asked_s)
+            self._allocations.keep_until(allocation, now + lifetime_s)
+        return effects, success(request, (AttributeType.LIFETIME, encode_lifetime(lifetime_s)), key=allocation.key)
+
+    def _create_permission(self, request: Message, allocation: Allocation, now: float) -> Outcome:
+        """§9.2: all of the peers or none."""
+        values = request.get_all(AttributeType.XOR_PEER_ADDRESS)
+        if not values:
+            raise Refusal(ErrorCode.BAD_REQUEST)
+        peers = {decode_xor_address(value, request.transaction_id)[0]: False for value in values}
+        for peer in peers:
+            peers[peer] = self._judge(allocation, peer) is Verdict.RELAYED_ONLY
+        if len(allocation.permissions.keys() | peers) > MAX_PERMISSIONS:
+            raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
+        effects: list[Effect] = [_permit(allocation, peer, relayed_only, now) for peer, relayed_only in peers.items()]
+        return effects, success(request, key=allocation.key)
+
+    def _bind_channel(self, request: Message, allocation: Allocation, now: float) -> Outcome:
+        """§12.2. Also installs or refreshes the permission."""
+        number_value = request.get(AttributeType.CHANNEL_NUMBER)
+        peer_value = request.get(AttributeType.XOR_PEER_ADDRESS)
+        if number_value is None or peer_value is None:
+            raise Refusal(ErrorCode.BAD_REQUEST)
+        number = decode_channel_number(number_value)
+        address, port = decode_xor_address(peer_value, request.transaction_id)
+        if not FIRST_CHANNEL <= number <= LAST_CHANNEL:
+            raise Refusal(ErrorCode.BAD_REQUEST)
+        peer: SocketAddress = (str(address), port)
+        bound = allocation.channels.get(number)
+        if (bound is not None and bound.peer != peer) or allocation.channel_of.get(peer, number) != number:
+            raise Refusal(ErrorCode.BAD_REQUEST)
+        relayed_only = self._judge(allocation, address) is Verdict.RELAYED_ONLY
+        if port == 0 or (relayed_only and not self._allocations.is_relayed(address, port, for_allocation=allocation)):
+            raise Refusal(ErrorCode.FORBIDDEN)
+        if bound is None and len(allocation.channels) >= MAX_CHANNELS:
+            raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
+        if address not in allocation.permissions and len(allocation.permissions) >= MAX_PERMISSIONS:
+            raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
+        channel = Channel(peer, now + CHANNEL_LIFETIME_S, relayed_only)
+        allocation.bind(number, channel)
+        effects: list[Effect] = [
+            _permit(allocation, address, relayed_only, now),
+            BindChannel(allocation.id, number, peer, channel.expires_at, relayed_only),
+        ]
+        return effects, success(request, key=allocation.key)
+
+    def _judge(self, allocation: Allocation, peer: IPAddress) -> Verdict:
+        if family_of(peer) is not allocation.family:
+            raise Refusal(ErrorCode.PEER_ADDRESS_FAMILY_MISMATCH)
+        verdict = self._policy.judge(peer, others_live=self._allocations.others_live(allocation))
+        if verdict is Verdict.DENIED:
+            raise Refusal(ErrorCode.FORBIDDEN)  # never another code: Firefox drops the allocation on those
+        return verdict
+
+
+def _permit(allocation: Allocation, peer: IPAddress, relayed_only: bool, now: float) -> SetPermission:
+    expires_at = now + PERMISSION_LIFETIME_S
+    allocation.permissions[peer] = Permission(expires_at, relayed_only)
+    return SetPermission(allocation.id, str(peer), expires_at, relayed_only)
+
+
+def _requested_family(request: Message) -> AddressFamily | None:
+    value = request.get(AttributeType.REQUESTED_ADDRESS_FAMILY)
+    return AddressFamily.IPV4 if value is None else decode_requested_family(value)
+
+
+def _asked_lifetime_s(request: Message) -> int | None:
+    value = request.get(AttributeType.LIFETIME)
+    return None if value is None else decode_lifetime(value)
+
+
+def _allocate_response(pending: PendingAllocation, relayed: IPAddress) -> bytes:
+    request = pending.request
+    host, port = pending.five_tuple.client
+    mapped = ip_address(host.partition("%")[0])
+    return success(
+        request,
+        (AttributeType.XOR_RELAYED_ADDRESS, encode_xor_address(relayed, pending.port, request.transaction_id)),
+        (AttributeType.LIFETIME, encode_lifetime(pending.lifetime_s)),
+        (AttributeType.XOR_MAPPED_ADDRESS, encode_xor_address(mapped, port, request.transaction_id)),
+        key=pending.identity.key,
+    )

@@ -1,0 +1,227 @@
+"""A TURN server without I/O: datagrams and time in, effects out (RFC 8656, STUN Binding of RFC 8489). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from ipaddress import ip_address
+from random import Random
+
+import attrs
+
+from tavern.addresses import IPAddress
+from tavern.stun.attributes import AddressFamily, encode_xor_address, family_of
+from tavern.stun.message import Attribute, AttributeType, MalformedMessage, Message, MessageClass, Method, parse
+from tavern.turn.allocations import AllocationTable
+from tavern.turn.answers import (
+    ErrorCode,
+    Refusal,
+    UnknownAttributes,
+    authenticated_error,
+    success,
+    unauthenticated_error,
+)
+from tavern.turn.auth import Credentials, Identity, Nonces
+from tavern.turn.commands import Effect, RemoveFlow, SendToClient
+from tavern.turn.five_tuple import FiveTuple
+from tavern.turn.limiter import UnauthenticatedLimiter
+from tavern.turn.policy import Network, PeerPolicy
+from tavern.turn.ports import PortRange
+from tavern.turn.requests import RequestHandler
+from tavern.turn.retransmissions import AnswerMemory
+
+# EVEN-PORT, DONT-FRAGMENT and RESERVATION-TOKEN are known to be refused at their step of Allocate (RFC 8656 §7.2).
+_KNOWN_ATTRIBUTES = frozenset(kind.value for kind in AttributeType)
+_TURN_METHODS = frozenset({Method.ALLOCATE, Method.REFRESH, Method.CREATE_PERMISSION, Method.CHANNEL_BIND})
+
+
+@attrs.frozen(kw_only=True)
+class TurnConfig:
+    """What an operator decides about a TURN server."""
+
+    realm: str
+    secrets: tuple[str, ...] = attrs.field(repr=False)
+    """At least one; the first mints."""
+    advertised_addresses: tuple[IPAddress, ...]
+    """What relayed addresses carry; at most one of each family, and only these families are served."""
+    min_relay_port: int
+    max_relay_port: int
+    allow_peers: tuple[Network, ...] = ()
+    user_quota: int
+    """Allocations that one username may hold at once."""
+    unauthenticated_rate: float
+    """Unauthenticated error answers per second and source."""
+
+
+@attrs.define
+class TurnCounters:
+    """Since the start."""
+
+    malformed: int = 0
+    """What did not parse, or is nothing that a server answers; dropped."""
+    unauthenticated: int = 0
+    """401, 438 and 400 answers to requests that proved no user."""
+    suppressed: int = 0
+    """The same, but not sent: the source's limit was reached."""
+
+
+class TurnServer:
+    """Every decision of a TURN server.
+
+    The driver passes each STUN message in, executes the effects in their order, and calls `handle_timer` when
+    `next_deadline()` has come. `now` is any monotonic clock in seconds, the same one for all calls. Nothing raises on
+    what clients send.
+    """
+
+    def __init__(self, config: TurnConfig, *, random: Random, nonce_key: bytes) -> None:
+        """`random` draws relay ports: a SystemRandom outside of tests. `nonce_key`: 16 random bytes or more."""
+        self.counters = TurnCounters()
+        self.credentials = Credentials(config.realm, config.secrets)
+        self.limiter = UnauthenticatedLimiter(config.unauthenticated_rate)
+        self.allocations = AllocationTable(_port_ranges(config, random))
+        self._realm = config.realm.encode()
+        self._nonces = Nonces(nonce_key)
+        self._answers = AnswerMemory()
+        self._handler = RequestHandler(
+            self.allocations,
+            advertised={family_of(address): address for address in config.advertised_addresses},
+            policy=PeerPolicy(
+                advertised_addresses=frozenset(config.advertised_addresses), allow_peers=config.allow_peers
+            ),
+            user_quota=config.user_quota,
+        )
+
+    def receive(self, data: bytes, five_tuple: FiveTuple, now: float, unix_time_s: float) -> list[Effect]:
+        """What to do about `data`, one STUN message that came on `five_tuple`. What does not parse is dropped."""
+        try:
+            message = parse(data)
+        except MalformedMessage:
+            self.counters.malformed += 1
+            return []
+        if message.message_class is not MessageClass.REQUEST:
+            # Send indications are the data path's; a Binding indication keeps a NAT open and wants no answer.
+            return []
+        if message.method == Method.BINDING:
+            return [SendToClient(five_tuple, _answer_binding(message, five_tuple))]
+        if message.method not in _TURN_METHODS:
+            self.counters.malformed += 1  # RFC 8489 §6.3: a method that is not supported is dropped
+            return []
+        expired = self.handle_timer(now) + self._handler.drop_expired(five_tuple, now)
+        return expired + self._handle_turn_request(message, five_tuple, now, unix_time_s)
+
+    def relay_opened(self, flow_id: int, now: float) -> list[Effect]:
+        """The relay socket that `OpenRelaySocket` asked for is bound: the allocation lives from now on."""
+        pending, effects, answer = self._handler.relay_opened(flow_id, now)
+        return [*effects, self._final(pending.request, pending.five_tuple, answer, now)]
+
+    def relay_failed(self, flow_id: int, now: float) -> list[Effect]:
+        """The port cannot be bound: another one is tried, or the client gets 508."""
+        pending, retry = self._handler.relay_failed(flow_id)
+        if retry is not None:
+            return [retry]
+        answer = authenticated_error(pending.request, Refusal(ErrorCode.INSUFFICIENT_CAPACITY), pending.identity.key)
+        return [self._final(pending.request, pending.five_tuple, answer, now)]
+
+    def next_deadline(self) -> float | None:
+        """When `handle_timer` wants to be called; None while nothing can expire."""
+        return self.allocations.next_deadline()
+
+    def handle_timer(self, now: float) -> list[Effect]:
+        """Ends the allocations whose time has come."""
+        return [RemoveFlow(allocation.id) for allocation in self.allocations.remove_expired(now)]
+
+    def set_local_addresses(self, addresses: frozenset[IPAddress]) -> list[Effect]:
+        """This machine's interfaces have these addresses; permissions for what is denied by that are withdrawn."""
+        return self._handler.set_local_addresses(addresses)
+
+    def _handle_turn_request(
+        self, request: Message, five_tuple: FiveTuple, now: float, unix_time_s: float
+    ) -> list[Effect]:
+        if (known := self._retransmitted(request, five_tuple, now)) is not None:
+            return [SendToClient(five_tuple, known)]
+        try:
+            identity = self._authenticate(request, five_tuple, now, unix_time_s)
+        except Refusal as refusal:
+            return self._refuse_unauthenticated(request, five_tuple, refusal, now)
+        try:
+            if unknown := request.unknown_required(_KNOWN_ATTRIBUTES):
+                raise UnknownAttributes(unknown)
+            effects, answer = self._handler.handle(request, five_tuple, identity, now)
+        except MalformedMessage:
+            effects, answer = [], authenticated_error(request, Refusal(ErrorCode.BAD_REQUEST), identity.key)
+        except Refusal as refusal:
+            effects, answer = [], authenticated_error(request, refusal, identity.key)
+        if answer is None:
+            return effects  # the answer comes when the relay socket is open or is not
+        return [*effects, self._final(request, five_tuple, answer, now)]
+
+    def _retransmitted(self, request: Message, five_tuple: FiveTuple, now: float) -> bytes | None:
+        allocation = self.allocations.find(five_tuple)
+        if (
+            request.method == Method.ALLOCATE
+            and allocation is not None
+            and allocation.create_transaction_id == request.transaction_id
+            and request.is_signed_with(allocation.key)
+        ):
+            return allocation.create_response
+        return self._answers.find(five_tuple, request.transaction_id, request.raw, now)
+
+    def _authenticate(self, request: Message, five_tuple: FiveTuple, now: float, unix_time_s: float) -> Identity:
+        """RFC 8489 §9.2.4, in its order: which error a client sees decides whether it tries again."""
+        if request.integrity_offset is None:
+            raise self._challenge(ErrorCode.UNAUTHORIZED, five_tuple, now)
+        nonce = request.get(AttributeType.NONCE)
+        username = request.get(AttributeType.USERNAME)
+        if nonce is None or username is None or request.get(AttributeType.REALM) is None:
+            raise Refusal(ErrorCode.BAD_REQUEST)
+        allocation = self.allocations.find(five_tuple)
+        if allocation is not None and username == allocation.username and request.is_signed_with(allocation.key):
+            # Holds beyond the username's expiry and its secret's rotation: a call does not end for those.
+            identity = Identity(username=username, key=allocation.key, expires_at=0)
+            expired = request.method == Method.ALLOCATE and self._is_expired(request, unix_time_s)
+        else:
+            found = self.credentials.identify(request)
+            if found is None:
+                raise self._challenge(ErrorCode.UNAUTHORIZED, five_tuple, now)
+            identity = found
+            expired = identity.expires_at <= unix_time_s
+        if expired:
+            raise self._challenge(ErrorCode.UNAUTHORIZED, five_tuple, now)
+        if not self._nonces.accepts(nonce, five_tuple.client, now):
+            raise self._challenge(ErrorCode.STALE_NONCE, five_tuple, now)
+        return identity
+
+    def _is_expired(self, request: Message, unix_time_s: float) -> bool:
+        found = self.credentials.identify(request)
+        return found is None or found.expires_at <= unix_time_s
+
+    def _challenge(self, code: ErrorCode, five_tuple: FiveTuple, now: float) -> Refusal:
+        realm: Attribute = (AttributeType.REALM, self._realm)
+        return Refusal(code, realm, (AttributeType.NONCE, self._nonces.issue(five_tuple.client, now)))
+
+    def _refuse_unauthenticated(
+        self, request: Message, five_tuple: FiveTuple, refusal: Refusal, now: float
+    ) -> list[Effect]:
+        if not self.limiter.allows(five_tuple.client[0], now):
+            self.counters.suppressed += 1
+            return []
+        self.counters.unauthenticated += 1
+        return [SendToClient(five_tuple, unauthenticated_error(request, refusal))]
+
+    def _final(self, request: Message, five_tuple: FiveTuple, answer: bytes, now: float) -> SendToClient:
+        self._answers.remember(five_tuple, request.transaction_id, request.raw, answer, now)
+        return SendToClient(five_tuple, answer)
+
+
+def _answer_binding(request: Message, five_tuple: FiveTuple) -> bytes:
+    """XOR-MAPPED-ADDRESS alone: no SOFTWARE, no MAPPED-ADDRESS, or the server would be an amplifier."""
+    if unknown := request.unknown_required(_KNOWN_ATTRIBUTES):
+        return unauthenticated_error(request, UnknownAttributes(unknown))
+    host, port = five_tuple.client
+    mapped = encode_xor_address(ip_address(host.partition("%")[0]), port, request.transaction_id)
+    return success(request, (AttributeType.XOR_MAPPED_ADDRESS, mapped))
+
+
+def _port_ranges(config: TurnConfig, random: Random) -> Mapping[AddressFamily, PortRange]:
+    families = [family_of(address) for address in config.advertised_addresses]
+    assert len(set(families)) == len(families), "at most one advertised address of each family"
+    return {family: PortRange(config.min_relay_port, config.max_relay_port, random) for family in families}
