@@ -100,6 +100,7 @@ class Client:
         self._asking = trio.Lock()
         self._request: _Request | None = None
         self._lost: ConnectionLost | None = None
+        """Set by the reader when nothing more can come."""
 
     async def create_tavern(self, name: str, icon: str | None = None) -> Tavern:
         message = {"type": "create-tavern", "name": name}
@@ -176,7 +177,10 @@ class Client:
                 raise ServerError(error)
             case answer if isinstance(answer, kind):
                 return answer
-        raise self._lost or ConnectionLost(1006, "")
+        raise self._why_lost()
+
+    def _why_lost(self) -> ConnectionLost:
+        return self._lost or ConnectionLost(1006, "")
 
     async def _read(self) -> None:
         try:

@@ -130,7 +130,9 @@ class Registry:
                 self._supervisions[room] = _Supervision()
                 self._nursery.start_soon(self._run_room, room, self._supervisions[room], name=f"room {room}")
             case RoomEmptied(room=room):
-                self._supervisions[room].over.set()
+                # None where the room's task was cancelled first, since everything ends at once.
+                if supervision := self._supervisions.get(room):
+                    supervision.over.set()
 
     async def _run_room(self, room: Room, supervision: _Supervision) -> None:
         """The room's task: a bug met in the room ends the room and nothing else."""

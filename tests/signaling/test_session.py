@@ -1,0 +1,306 @@
+"""Sessions: each request answered as the protocol says, limits kept, rooms supervised, drained."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from tavern.metrics import Metrics
+from tavern.signaling.limits import AddressLimit
+from tavern.signaling.registry import Registry
+from tavern.signaling.session import Signaling
+from tavern.store.base import ChannelRecord, StoreBusy, TavernRecord, WriteFailed
+from tavern.store.memory import MemoryStore
+from tests.signaling.memory_transport import MemoryTransport
+
+UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+ISO_MS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+
+class Lab:
+    """Signaling on memory: sessions run in one nursery."""
+
+    def __init__(self, nursery: trio.Nursery, store: MemoryStore, **limits: int) -> None:
+        self.nursery = nursery
+        self.store = store
+        self.registry = Registry(Metrics(trio.current_time()))
+        self.signaling = Signaling(
+            registry=self.registry,
+            store=store,
+            ice_servers=lambda host, peer_id: {
+                "type": "ice-servers",
+                "iceServers": [],
+                "expiresAt": f"{host} {peer_id}",
+            },
+            rate_messages=limits.get("messages", 1000),
+            create_limit=AddressLimit(limits.get("creates", 1000), 60.0),
+        )
+
+    def connect(self, client_host: str = "192.0.2.7") -> MemoryTransport:
+        transport = MemoryTransport(client_host)
+        self.nursery.start_soon(self.signaling.serve, transport)
+        return transport
+
+    async def tavern(self, client: MemoryTransport) -> dict[str, Any]:
+        client.say({"type": "create-tavern", "name": "Pony"})
+        tavern: dict[str, Any] = (await client.hear("tavern-created"))["tavern"]
+        return tavern
+
+    async def join(self, tavern: dict[str, Any], key: str) -> MemoryTransport:
+        client = self.connect()
+        client.say(join(tavern, key))
+        await client.hear("channel-joined")
+        return client
+
+
+def join(tavern: dict[str, Any], key: str) -> dict[str, Any]:
+    identity = {"publicKeyHex": key, "tag": f"#{key}", "displayName": None}
+    channel_id = tavern["channels"][0]["id"]
+    return {"type": "join-channel", "tavernId": tavern["id"], "channelId": channel_id, "identity": identity}
+
+
+@pytest.fixture
+async def lab() -> AsyncIterator[Lab]:
+    async with trio.open_nursery() as nursery:
+        lab = Lab(nursery, MemoryStore())
+        await nursery.start(lab.registry.run)
+        yield lab
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_created_tavern_has_one_channel_and_is_found_again(lab: Lab) -> None:
+    client = lab.connect()
+    client.say({"type": "create-tavern", "name": "Pony", "icon": "🍺"})
+    tavern = (await client.hear("tavern-created"))["tavern"]
+    assert UUID.fullmatch(tavern["id"])
+    assert ISO_MS.fullmatch(tavern["createdAt"])
+    [channel] = tavern["channels"]
+    assert UUID.fullmatch(channel["id"])
+    assert (channel["name"], channel["peers"]) == ("General", [])
+    assert (tavern["name"], tavern["icon"]) == ("Pony", "🍺")
+    client.say({"type": "get-tavern-info", "tavernId": tavern["id"]})
+    assert (await client.hear("tavern-info"))["tavern"] == tavern
+
+
+async def test_a_tavern_without_icon_has_no_such_field(lab: Lab) -> None:
+    assert "icon" not in await lab.tavern(lab.connect())
+
+
+async def test_the_creator_is_named_by_the_identity_that_it_stated(lab: Lab) -> None:
+    client = lab.connect()
+    client.say({"type": "update-identity", "identity": {"publicKeyHex": "k", "tag": "#k", "displayName": None}})
+    assert (await lab.tavern(client))["createdBy"] == "k"
+
+
+async def test_info_shows_live_peers(lab: Lab) -> None:
+    tavern = await lab.tavern(lab.connect())
+    await lab.join(tavern, "a")
+    client = lab.connect()
+    client.say({"type": "get-tavern-info", "tavernId": tavern["id"]})
+    [channel] = (await client.hear("tavern-info"))["tavern"]["channels"]
+    assert [peer["publicKeyHex"] for peer in channel["peers"]] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "code"),
+    [
+        ({"type": "get-tavern-info", "tavernId": "x"}, "Tavern not found", "tavern-not-found"),
+        ({"type": "create-channel", "tavernId": "x", "name": "y"}, "Tavern not found", "tavern-not-found"),
+        ({"type": "offer", "sdp": "v=0"}, "Join a room before signaling", "not-in-room"),
+        ({"type": "nonsense"}, "Unknown message type 'nonsense'", "unknown-type"),
+    ],
+)
+async def test_what_cannot_be_done_is_answered_and_the_connection_lives(
+    lab: Lab, message: dict[str, Any], text: str, code: str
+) -> None:
+    client = lab.connect()
+    client.say(message)
+    error = await client.hear("error")
+    assert (error["message"], error["code"]) == (text, code)
+    await lab.tavern(client)
+
+
+async def test_joining_what_does_not_exist(lab: Lab) -> None:
+    client = lab.connect()
+    tavern = await lab.tavern(client)
+    client.say(join(tavern, "a") | {"tavernId": "x"})
+    assert (await client.hear("error"))["message"] == "Tavern not found"
+    client.say(join(tavern, "a") | {"channelId": "x"})
+    assert (await client.hear("error"))["message"] == "Channel not found"
+
+
+async def test_a_new_channel_is_told_once_to_each_peer_in_the_tavern_and_to_the_sender(lab: Lab) -> None:
+    outsider = lab.connect()
+    tavern = await lab.tavern(outsider)
+    alice = await lab.join(tavern, "a")
+    outsider.say({"type": "create-channel", "tavernId": tavern["id"], "name": "Back room"})
+    created = await outsider.hear("channel-created")
+    assert created["channel"]["name"] == "Back room"
+    assert await alice.hear("channel-created") == created
+    alice.say({"type": "create-channel", "tavernId": tavern["id"], "name": "Cellar"})
+    assert (await alice.hear("channel-created"))["channel"]["name"] == "Cellar"
+    await trio.testing.wait_all_tasks_blocked()
+    assert alice.heard_nothing()
+    assert outsider.heard_nothing()  # it is in no channel of the tavern
+
+
+async def test_messages_from_one_sender_to_one_receiver_keep_their_order(lab: Lab) -> None:
+    tavern = await lab.tavern(lab.connect())
+    alice, bob = await lab.join(tavern, "a"), await lab.join(tavern, "b")
+    await alice.hear("peer-joined-channel")
+    alice.say({"type": "offer", "sdp": "v=0", "target": "b"})
+    for number in range(20):
+        alice.say({"type": "ice-candidate", "candidate": str(number), "target": "b"})
+    assert (await bob.hear("offer"))["from"] == "a"
+    assert [(await bob.hear("ice-candidate"))["candidate"] for _ in range(20)] == [str(n) for n in range(20)]
+
+
+async def test_hanging_up_is_leaving(lab: Lab) -> None:
+    tavern = await lab.tavern(lab.connect())
+    alice, bob = await lab.join(tavern, "a"), await lab.join(tavern, "b")
+    await alice.hear("peer-joined-channel")
+    bob.hang_up()
+    assert (await alice.hear("peer-left-channel"))["publicKeyHex"] == "b"
+
+
+async def test_a_replaced_session_is_told_and_closed_with_1000(lab: Lab) -> None:
+    tavern = await lab.tavern(lab.connect())
+    old = await lab.join(tavern, "a")
+    await lab.join(tavern, "a")
+    await old.hear("session-replaced")
+    assert old.closed == (1000, "session replaced")
+
+
+async def test_ice_servers_are_made_for_the_host_that_the_client_named(lab: Lab) -> None:
+    client = lab.connect()
+    client.say({"type": "get-ice-servers"})
+    assert (await client.hear("ice-servers"))["expiresAt"].startswith("localhost:3001 ")
+
+
+async def test_a_binary_frame_with_json_is_read_the_same_way(lab: Lab) -> None:
+    client = lab.connect()
+    client.say(b'{"type":"create-tavern","name":"Pony"}')
+    await client.hear("tavern-created")
+
+
+async def test_too_many_messages_in_a_second_and_the_third_violation_closes(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        lab = Lab(nursery, MemoryStore(), messages=30)
+        client = lab.connect()
+        for _ in range(30):
+            client.say({"type": "get-tavern-info", "tavernId": "x"})
+        for _ in range(30):
+            assert (await client.hear("error"))["code"] == "tavern-not-found"
+        client.say("")
+        assert await client.hear("error") == {"type": "error", "message": "rate-limited", "code": "rate-limited"}
+        await trio.sleep(1)  # the mock clock's: a second later all is well again
+        client.say({"type": "get-tavern-info", "tavernId": "x"})
+        assert (await client.hear("error"))["code"] == "tavern-not-found"
+        for _ in range(31):
+            client.say("")
+        for _ in range(29):
+            assert (await client.hear("error"))["code"] == "bad-json"
+        assert (await client.hear("error"))["code"] == "rate-limited"
+        assert (await client.hear("error"))["code"] == "rate-limited"
+        assert client.closed == (1008, "rate-limited")
+        nursery.cancel_scope.cancel()
+
+
+async def test_taverns_a_minute_are_counted_by_address_over_all_its_connections(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        lab = Lab(nursery, MemoryStore(), creates=10)
+        clients = [lab.connect() for _ in range(2)]
+        for number in range(10):
+            await lab.tavern(clients[number % 2])
+        neighbour = lab.connect("192.0.2.8")
+        await lab.tavern(neighbour)
+        for _ in range(3):
+            clients[0].say({"type": "create-tavern", "name": "Eleventh"})
+            assert (await clients[0].hear("error"))["message"] == "rate-limited"
+        assert clients[0].closed == (1008, "rate-limited")
+        await trio.sleep(60)
+        await lab.tavern(clients[1])
+        nursery.cancel_scope.cancel()
+
+
+class RefusingStore(MemoryStore):
+    """A store whose disk is full."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    async def create_tavern(self, tavern: TavernRecord, channels: tuple[ChannelRecord, ...]) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [WriteFailed("the disk is full"), StoreBusy("too many writes are waiting")])
+async def test_a_store_that_refuses_is_an_error_to_the_one_who_asked(error: Exception) -> None:
+    async with trio.open_nursery() as nursery:
+        lab = Lab(nursery, RefusingStore(error))
+        client = lab.connect()
+        client.say({"type": "create-tavern", "name": "Pony"})
+        assert await client.hear("error") == {"type": "error", "message": str(error), "code": "store-unavailable"}
+        client.say({"type": "get-tavern-info", "tavernId": "x"})
+        await client.hear("error")
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_bug_in_a_room_closes_its_members_and_nobody_else(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tavern = await lab.tavern(lab.connect())
+    other_tavern = await lab.tavern(lab.connect())
+    alice, bob = await lab.join(tavern, "a"), await lab.join(tavern, "b")
+    await alice.hear("peer-joined-channel")
+    carol, dave = await lab.join(other_tavern, "c"), await lab.join(other_tavern, "d")
+    await carol.hear("peer-joined-channel")
+
+    def broken(_message: bytes) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(bob, "send", broken)
+    with caplog.at_level(logging.ERROR):
+        alice.say({"type": "offer", "sdp": "v=0", "target": "b"})
+        await trio.testing.wait_all_tasks_blocked()
+    assert "ZeroDivisionError" in caplog.text
+    assert alice.closed == bob.closed == (1011, "internal error")
+    assert lab.registry.metrics.failures == {"room": 1}
+    carol.say({"type": "offer", "sdp": "v=0", "target": "d"})
+    assert (await dave.hear("offer"))["from"] == "c"
+    # The room itself is new again.
+    await lab.join(tavern, "a")
+
+
+async def test_draining_tells_everybody_and_closes_with_1001(lab: Lab) -> None:
+    tavern = await lab.tavern(lab.connect())
+    alice, idle = await lab.join(tavern, "a"), lab.connect()
+    await trio.testing.wait_all_tasks_blocked()
+    lab.registry.drain()
+    for client in (alice, idle):
+        await client.hear("server-shutdown")
+        assert client.closed == (1001, "server shutdown")
+    late = lab.connect()
+    await late.hear("server-shutdown")
+    assert late.closed == (1001, "server shutdown")
+
+
+async def test_peers_and_taverns_are_counted_for_the_metrics(lab: Lab) -> None:
+    tavern = await lab.tavern(lab.connect())
+    alice = await lab.join(tavern, "a")
+    assert lab.registry.metrics.connected_peers == 2
+    assert lab.registry.presence.active_taverns() == 1
+    alice.hang_up()
+    await trio.testing.wait_all_tasks_blocked()
+    assert lab.registry.metrics.connected_peers == 1
+    assert lab.registry.presence.active_taverns() == 0
