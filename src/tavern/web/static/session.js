@@ -187,6 +187,8 @@ export class Session {
     }
     this.#created = created;
     this.#change({ creating: true, notice: null });
+    const identity = this.#wireIdentity();
+    if (identity) this.#signaling.send({ type: "update-identity", identity }); // whose tavern it is
     this.#signaling.send({ type: "create-tavern", name });
   }
 
@@ -492,6 +494,8 @@ export class Session {
       case "Target peer not found in channel":
       case "Join a room before signaling":
         return; // somebody left while a message was on its way
+      case "Another connection has this identity":
+        return; // another page is in a call, and may stay in it
       case "Tavern not found":
         if (this.state.tavernId !== null && !this.state.tavern) {
           forgetVisit(this.state.tavernId);

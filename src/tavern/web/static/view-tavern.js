@@ -77,6 +77,16 @@ export function peopleIn(state, channel) {
   ];
 }
 
+/**
+ * Whether a tavern's icon is a character or two, an emoji say, rather than a name or a picture.
+ *
+ * @param {string} icon
+ * @returns {boolean}
+ */
+export function isGlyph(icon) {
+  return icon.trim() !== "" && icon.length <= 12 && !/^[\w:/.-]{3,}$/.test(icon);
+}
+
 export class TavernView {
   #actions;
   /** @type {State | null} */
@@ -218,7 +228,7 @@ export class TavernView {
     if (!tavern) return;
 
     setText(this.#heading, tavern.name);
-    setText(this.#badge, tavern.icon || initialOf(tavern.name));
+    setText(this.#badge, isGlyph(tavern.icon) ? tavern.icon : initialOf(tavern.name));
     this.#badge.className = `avatar square large hue-${hueOf(tavern.id)}`;
     const everybody = tavern.channels.reduce((sum, channel) => sum + peopleIn(state, channel).length, 0);
     setText(this.#people, everybody === 0 ? words.empty : words.people(everybody));

@@ -1,0 +1,313 @@
+import assert from "node:assert/strict";
+import { mock, test } from "node:test";
+
+import { isUseful, Mesh, parseCandidate } from "../../src/tavern/web/static/mesh.js";
+import { FakeConnection, settle } from "./fakes.js";
+
+const PLACE = { tavernId: "t", channelId: "c" };
+const TURN = [{ urls: ["turn:a:3478"], username: "u", credential: "c" }];
+const candidate = (text) => JSON.stringify({ candidate: text, sdpMid: "0" });
+
+/** A mesh with its surroundings written down. */
+function made(context, { self = "m", servers = TURN } = {}) {
+  mock.timers.enable({ apis: ["setTimeout", "Date"] });
+  context.after(() => mock.timers.reset());
+  for (const level of ["warn", "debug"]) context.mock.method(console, level, () => {});
+  const world = { connections: [], sent: [], dropped: [], states: new Map(), troubles: new Map(), tracks: [], gone: [] };
+  const mesh = new Mesh({
+    self,
+    stream: "stream",
+    send: (message) => world.sent.push(message),
+    drop: (target) => world.dropped.push(target),
+    iceServers: async () => servers,
+    onState: (peer, state, trouble) => {
+      world.states.set(peer, state);
+      world.troubles.set(peer, trouble);
+    },
+    onTrack: (peer, track) => world.tracks.push([peer, track]),
+    onGone: (peer) => world.gone.push(peer),
+    createConnection: (configuration) => {
+      world.connections.push(new FakeConnection(configuration));
+      return world.connections.at(-1);
+    },
+    random: () => 0,
+  });
+  return { mesh, world };
+}
+
+/** The types and targets of what was sent. */
+const said = ({ sent }) => sent.map(({ type, target }) => `${type} ${target}`);
+
+test("who is there already offers to the one who joins", async (context) => {
+  const { mesh, world } = made(context);
+  mesh.enter(PLACE, []);
+  mesh.setTrack("voice");
+  mesh.peerJoined("z");
+  await settle();
+  assert.deepEqual(said(world), ["offer z"]);
+  assert.deepEqual(world.sent[0], { type: "offer", target: "z", ...PLACE, sdp: "v=0\r\noffer" });
+  const [connection] = world.connections;
+  assert.deepEqual(connection.configuration, { iceServers: TURN, bundlePolicy: "max-bundle" });
+  assert.equal(connection.transceivers[0].sender.track, "voice");
+  mesh.receiveAnswer("z", "v=0\r\nanswer");
+  await settle();
+  connection.become("connected");
+  assert.equal(world.states.get("z"), "connected");
+});
+
+test("who joins waits for offers and answers them with its voice", async (context) => {
+  const { mesh, world } = made(context);
+  mesh.setTrack("voice");
+  mesh.enter(PLACE, ["a", "b"]);
+  await settle();
+  assert.deepEqual(world.sent, []);
+  assert.equal(world.states.get("a"), "connecting");
+  mesh.receiveOffer("a", "v=0\r\n");
+  await settle();
+  assert.deepEqual(said(world), ["answer a"]);
+  const [transceiver] = world.connections[0].transceivers;
+  assert.equal(transceiver.direction, "sendrecv");
+  assert.equal(transceiver.sender.track, "voice");
+  assert.deepEqual(transceiver.sender.streams, ["stream"]);
+});
+
+test("candidates wait for the description they belong to, within bounds", async (context) => {
+  const { mesh, world } = made(context);
+  mesh.enter(PLACE, ["a"]);
+  mesh.receiveOffer("a", "v=0\r\n");
+  for (let n = 0; n < 200; n += 1) mesh.receiveCandidate("a", candidate(`candidate:${n}`));
+  await settle();
+  await settle();
+  await settle();
+  mesh.receiveCandidate("a", candidate("candidate:last"));
+  await settle();
+  const got = world.connections[0].candidates.map((each) => each.candidate);
+  assert.equal(got.length, 65);
+  assert.equal(got[0], "candidate:0");
+  assert.equal(got.at(-1), "candidate:last");
+});
+
+test("candidates that are refused or no JSON do no harm", async (context) => {
+  const { mesh, world } = made(context);
+  mesh.enter(PLACE, ["a"]);
+  mesh.receiveOffer("a", "v=0\r\n");
+  await settle();
+  for (const each of ["", "{", "7", candidate(""), candidate("candidate:refused"), candidate("candidate:good")]) {
+    mesh.receiveCandidate("a", each);
+  }
+  await settle();
+  assert.deepEqual(world.connections[0].candidates.map((each) => each.candidate), ["candidate:good"]);
+  assert.equal(world.states.get("a"), "connecting");
+  assert.equal(parseCandidate("null"), null);
+});
+
+test("our candidates follow our description, and useless ones stay here", async (context) => {
+  const { mesh, world } = made(context);
+  mesh.enter(PLACE, []);
+  mesh.peerJoined("z");
+  await Promise.resolve();
+  await Promise.resolve();
+  world.connections[0].find("candidate:early typ host");
+  await settle();
+  world.connections[0].find("candidate:1 1 tcp 1 10.0.0.1 9 typ host tcptype active");
+  world.connections[0].find("");
+  world.connections[0].onicecandidate({ candidate: null });
+  world.connections[0].find("candidate:late typ relay");
+  assert.deepEqual(said(world), ["offer z", "ice-candidate z", "ice-candidate z"]);
+  assert.equal(JSON.parse(world.sent[1].candidate).candidate, "candidate:early typ host");
+  assert.ok(!isUseful(""));
+});
+
+test("joining again tears everything down", async (context) => {
+  const { mesh, world } = made(context);
+  mesh.enter(PLACE, []);
+  mesh.peerJoined("a");
+  mesh.peerJoined("b");
+  await settle();
+  mesh.enter(PLACE, ["a"]);
+  assert.deepEqual(world.connections.map(({ closed }) => closed), [true, true]);
+  assert.deepEqual(world.gone, ["a", "b"]);
+});
+
+test("who leaves is forgotten, with what waits to be sent to them", async (context) => {
+  const { mesh, world } = made(context);
+  mesh.enter(PLACE, []);
+  mesh.peerJoined("z");
+  await settle();
+  mesh.peerLeft("z");
+  assert.ok(world.connections[0].closed);
+  assert.ok(world.dropped.includes("z"));
+  mesh.receiveOffer("z", "v=0\r\n");
+  await settle();
+  assert.equal(world.connections.length, 1);
+});
+
+test("who leaves while credentials are awaited gets no connection", async (context) => {
+  const { mesh, world } = made(context);
+  mesh.enter(PLACE, []);
+  mesh.peerJoined("z");
+  mesh.peerLeft("z");
+  await settle();
+  assert.deepEqual(world.connections, []);
+});
+
+test("a new offer replaces the pair", async (context) => {
+  const { mesh, world } = made(context);
+  mesh.enter(PLACE, ["a"]);
+  mesh.receiveOffer("a", "v=0\r\n");
+  await settle();
+  world.connections[0].become("connected");
+  mesh.receiveOffer("a", "v=0\r\n");
+  await settle();
+  assert.deepEqual(world.connections.map(({ closed }) => closed), [true, false]);
+  assert.deepEqual(said(world), ["answer a", "answer a"]);
+});
+
+test("when offers cross, that of the smaller key counts", async (context) => {
+  const { mesh, world } = made(context, { self: "m" });
+  mesh.enter(PLACE, []);
+  mesh.peerJoined("z");
+  mesh.peerJoined("a");
+  await settle();
+  mesh.receiveOffer("z", "v=0\r\n"); // ours counts
+  mesh.receiveOffer("a", "v=0\r\n"); // theirs counts
+  await settle();
+  assert.deepEqual(said(world), ["offer z", "offer a", "answer a"]);
+  mesh.receiveAnswer("a", "v=0\r\n"); // to an offer that is gone
+  mesh.receiveAnswer("z", "v=0\r\n");
+  await settle();
+  assert.equal(world.connections[0].remote[0].type, "answer");
+  assert.deepEqual(world.connections[2].remote.map(({ type }) => type), ["offer"]);
+});
+
+test("the offering side rebuilds a failed pair a few times, ever later, then says that it failed", async (context) => {
+  const { mesh, world } = made(context);
+  mesh.enter(PLACE, []);
+  mesh.peerJoined("z");
+  for (const wait of [500, 1_000, 2_000, 4_000]) {
+    await settle();
+    const count = world.connections.length;
+    mesh.receiveAnswer("z", "v=0\r\n");
+    await settle();
+    world.connections.at(-1).become("failed");
+    assert.equal(world.states.get("z"), "retrying");
+    assert.ok(world.connections.at(-1).closed);
+    mock.timers.tick(wait - 1);
+    await settle();
+    assert.equal(world.connections.length, count);
+    mock.timers.tick(1);
+  }
+  await settle();
+  mesh.receiveAnswer("z", "v=0\r\n");
+  await settle();
+  world.connections.at(-1).become("failed");
+  assert.equal(world.states.get("z"), "failed");
+  assert.equal(world.troubles.get("z"), "relay-silent");
+  mock.timers.tick(600_000);
+  await settle();
+  assert.equal(world.connections.length, 5);
+  mesh.retry("z");
+  await settle();
+  assert.equal(world.connections.length, 6);
+  assert.equal(world.states.get("z"), "connecting");
+});
+
+test("the other side leaves the rebuilding to the one who offered, and steps in when nothing comes", async (context) => {
+  const { mesh, world } = made(context);
+  mesh.enter(PLACE, ["a"]);
+  mesh.receiveOffer("a", "v=0\r\n");
+  await settle();
+  world.connections[0].become("failed");
+  mock.timers.tick(12_000);
+  await settle();
+  assert.deepEqual(said(world), ["answer a"]);
+  mock.timers.tick(1_000);
+  await settle();
+  assert.deepEqual(said(world), ["answer a", "offer a"]);
+});
+
+test("an offer that comes meanwhile is taken, and nobody steps in", async (context) => {
+  const { mesh, world } = made(context);
+  mesh.enter(PLACE, ["a"]);
+  mesh.receiveOffer("a", "v=0\r\n");
+  await settle();
+  world.connections[0].become("failed");
+  mesh.receiveOffer("a", "v=0\r\n");
+  await settle();
+  world.connections[1].become("connected");
+  mock.timers.tick(100_000);
+  await settle();
+  assert.deepEqual(said(world), ["answer a", "answer a"]);
+});
+
+test("who is never offered anything says so, and tries itself", async (context) => {
+  const { mesh, world } = made(context);
+  mesh.enter(PLACE, ["a"]);
+  mock.timers.tick(20_000);
+  assert.equal(world.states.get("a"), "retrying");
+  assert.equal(world.troubles.get("a"), "no-answer");
+  mock.timers.tick(13_000);
+  await settle();
+  assert.deepEqual(said(world), ["offer a"]);
+});
+
+test("why it failed is told by what was there", async (context) => {
+  for (const [servers, found, expected] of [
+    [[], [], "no-relay-named"],
+    [TURN, ["candidate:1 typ host"], "relay-silent"],
+    [TURN, ["candidate:1 typ relay"], "no-path"],
+  ]) {
+    const { mesh, world } = made(context, { servers });
+    mesh.enter(PLACE, ["a"]);
+    mesh.receiveOffer("a", "v=0\r\n");
+    await settle();
+    for (const each of found) world.connections[0].find(each);
+    world.connections[0].become("failed");
+    assert.equal(world.troubles.get("a"), expected);
+    mock.timers.reset();
+  }
+});
+
+test("a description that cannot be read fails the pair, not the page", async (context) => {
+  const { mesh, world } = made(context);
+  mesh.enter(PLACE, ["a"]);
+  mesh.receiveOffer("a", "garbage");
+  await settle();
+  assert.equal(world.states.get("a"), "retrying");
+  assert.ok(world.connections[0].closed);
+});
+
+test("a microphone that comes or goes is taken up by the pairs there are", async (context) => {
+  const { mesh, world } = made(context);
+  mesh.enter(PLACE, []);
+  mesh.peerJoined("z");
+  await settle();
+  assert.equal(world.connections[0].transceivers[0].sender.track, null);
+  mesh.setTrack("voice");
+  await settle();
+  assert.equal(world.connections[0].transceivers[0].sender.track, "voice");
+});
+
+test("new credentials reach the pairs there are", async (context) => {
+  const { mesh, world } = made(context);
+  mesh.enter(PLACE, []);
+  mesh.peerJoined("z");
+  await settle();
+  mesh.setIceServers([]);
+  assert.deepEqual(world.connections[0].configuration.iceServers, []);
+});
+
+test("sound reaches the page only from the pair there is", async (context) => {
+  const { mesh, world } = made(context);
+  mesh.enter(PLACE, ["a"]);
+  mesh.receiveOffer("a", "v=0\r\n");
+  await settle();
+  const [old] = world.connections;
+  old.ontrack({ track: { kind: "audio", id: 1 } });
+  mesh.receiveOffer("a", "v=0\r\n");
+  await settle();
+  old.ontrack({ track: { kind: "audio", id: 2 } });
+  old.become("failed");
+  assert.deepEqual(world.tracks, [["a", { kind: "audio", id: 1 }]]);
+  assert.equal(world.states.get("a"), "connecting");
+});
