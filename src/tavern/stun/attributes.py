@@ -101,3 +101,10 @@ def decode_requested_family(value: bytes) -> AddressFamily | None:
     if len(value) != 4:
         raise MalformedMessage("REQUESTED-ADDRESS-FAMILY is not 4 bytes")
     return AddressFamily(value[0]) if value[0] in {1, 2} else None
+
+
+def decode_even_port(value: bytes) -> bool:
+    """EVEN-PORT (RFC 8656 §18.7): whether the next port is to be reserved too."""
+    if len(value) != 1:
+        raise MalformedMessage("EVEN-PORT is not 1 byte")
+    return value[0] & 0x80 != 0

@@ -193,7 +193,7 @@ class Forwarder(Generic[Handle]):
         if size < _CHANNEL_HEADER_SIZE:
             return self._drop(Drop.MALFORMED)
         first = data[0]
-        if 0x40 <= first <= 0x4F:
+        if 0x40 <= first <= 0x7F:
             flow = self._by_client.get(client_key)
             if flow is None:
                 return self._drop(Drop.NO_FLOW)

@@ -106,7 +106,7 @@ class DataIndications:
 
     def __init__(self, random_96_bits: Callable[[], int]) -> None:
         self._random_96_bits = random_96_bits
-        self._start_ipv4 = struct.Struct(">HHI12s18sH")
+        self._start_ipv4 = struct.Struct(">HHI12s14sH")
         self._start_ipv6 = struct.Struct(">HHI12sHHBBH16sHH")
 
     def frame(self, data: bytes, address: SockAddr) -> bytes:

@@ -11,6 +11,7 @@ from tavern.addresses import IPAddress, SocketAddress
 from tavern.stun.attributes import (
     AddressFamily,
     decode_channel_number,
+    decode_even_port,
     decode_lifetime,
     decode_requested_family,
     decode_requested_transport,
@@ -51,7 +52,7 @@ from tavern.turn.policy import PeerPolicy, Verdict
 UDP_PROTOCOL = 17
 MAX_PORT_TRIES = 8  # ports of the range that other programs hold; more in a row means the range is not ours
 # Known, comprehension-required, and not built: refused at their step rather than ignored (RFC 8656 §7.2).
-_UNSUPPORTED_IN_ALLOCATE = (AttributeType.DONT_FRAGMENT, AttributeType.RESERVATION_TOKEN, AttributeType.EVEN_PORT)
+_UNSUPPORTED_IN_ALLOCATE = (AttributeType.DONT_FRAGMENT, AttributeType.RESERVATION_TOKEN)
 
 Outcome = tuple[list[Effect], bytes | None]
 """Commands and then the response; None while the driver is opening the relay socket."""
@@ -67,6 +68,7 @@ class PendingAllocation:
     family: AddressFamily
     lifetime_s: int
     port: int
+    even: bool
     failed_ports: list[int] = attrs.field(factory=list)
 
 
@@ -144,7 +146,7 @@ class RequestHandler:
         pending.failed_ports.append(pending.port)
         port = None
         if len(pending.failed_ports) < MAX_PORT_TRIES:
-            port = self._allocations.ports[pending.family].take()
+            port = self._allocations.ports[pending.family].take(even=pending.even)
         if port is None:
             del self._pending[flow_id]
             self._release_failed(pending)
@@ -193,13 +195,18 @@ class RequestHandler:
         if family is None or family not in self._advertised:
             raise Refusal(ErrorCode.ADDRESS_FAMILY_NOT_SUPPORTED)
         lifetime_s = granted_lifetime_s(_asked_lifetime_s(request))
+        even = request.get(AttributeType.EVEN_PORT)
         if self._allocations.held_by(identity.username) >= self._user_quota:
             raise Refusal(ErrorCode.ALLOCATION_QUOTA_REACHED)
-        port = self._allocations.ports[family].take()
+        if even is not None and decode_even_port(even):
+            raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)  # the next port cannot be reserved: nothing reserves yet
+        port = self._allocations.ports[family].take(even=even is not None)
         if port is None:
             raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
         self._last_id += 1
-        self._pending[self._last_id] = PendingAllocation(request, five_tuple, identity, family, lifetime_s, port)
+        self._pending[self._last_id] = PendingAllocation(
+            request, five_tuple, identity, family, lifetime_s, port, even=even is not None
+        )
         return [OpenRelaySocket(self._last_id, family, port)], None
 
     def _refresh(self, request: Message, allocation: Allocation, now: float) -> Outcome:

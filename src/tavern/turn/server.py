@@ -29,7 +29,7 @@ from tavern.turn.ports import PortRange
 from tavern.turn.requests import RequestHandler
 from tavern.turn.retransmissions import AnswerMemory
 
-# EVEN-PORT, DONT-FRAGMENT and RESERVATION-TOKEN are known to be refused at their step of Allocate (RFC 8656 §7.2).
+# DONT-FRAGMENT and RESERVATION-TOKEN are among them to be refused at their step of Allocate (RFC 8656 §7.2).
 _KNOWN_ATTRIBUTES = frozenset(kind.value for kind in AttributeType)
 _TURN_METHODS = frozenset({Method.ALLOCATE, Method.REFRESH, Method.CREATE_PERMISSION, Method.CHANNEL_BIND})
 
