@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import attrs
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, connect_websocket_url
+from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from tavern.client.events import (
     Channel,
@@ -24,11 +24,11 @@ from tavern.client.events import (
     TavernInfo,
     parse_event,
 )
+from tavern.client.websocket import open_websocket
 from tavern.errors import TavernError
 from tavern.signaling.messages import Identity, encode
 
 ANSWER_TIMEOUT_S = 10.0
-CLOSE_TIMEOUT_S = 2.0
 MAX_EVENTS = 1024
 """Undelivered events that are kept. A bot that reads none for longer than that is told so (`ConnectionLost`)."""
 
@@ -57,20 +57,14 @@ class ConnectionLost(TavernError):
 async def open_client(url: str, *, ssl_context: ssl.SSLContext | None = None) -> AsyncIterator[Client]:
     """Connected while the block runs; closed with 1000 at its end. `url` is `ws://host:port/` or `wss://...`.
 
-    Raises OSError or `trio_websocket.HandshakeError` where there is no server. Errors of the block come out as they
-    are, not in groups.
+    Raises what `open_websocket` raises. Errors of the block come out as they are, not in groups.
     """
     failed: Exception | None = None
-    async with trio.open_nursery() as nursery:
+    async with open_websocket(url, ssl_context=ssl_context) as websocket, trio.open_nursery() as nursery:
+        client = Client(websocket)
+        nursery.start_soon(client._read)
         try:
-            socket = await connect_websocket_url(nursery, url, ssl_context, message_queue_size=1)
-            client = Client(socket)
-            nursery.start_soon(client._read)
-            try:
-                yield client
-            finally:
-                with trio.move_on_after(CLOSE_TIMEOUT_S):
-                    await socket.aclose()
+            yield client
         except Exception as error:  # noqa: BLE001  raised below, outside of the nursery that would wrap it
             failed = error
         nursery.cancel_scope.cancel()

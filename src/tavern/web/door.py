@@ -47,7 +47,7 @@ class _Refused(Exception):
 
 @attrs.frozen
 class Head:
-    """One request's head, and the bytes read so far from its first on (`raw`), and after the head (`rest`)."""
+    """One request's head, parsed and as it came (`raw`), and what was read after it (`rest`)."""
 
     method: bytes
     target: bytes
@@ -87,6 +87,7 @@ class Door:
     max_connections: int
     """Beyond it new ones are closed at once: file descriptors are left for the relay and the database."""
     tls: ssl.SSLContext | None = None
+    head_timeout_s: float = HEAD_TIMEOUT_S
     _connections: int = attrs.field(default=0, init=False)
     _websockets: int = attrs.field(default=0, init=False)
     _no_websockets: trio.Event = attrs.field(factory=trio.Event, init=False)
@@ -137,7 +138,7 @@ class Door:
 
     async def _serve(self, stream: AnyStream) -> None:
         try:
-            head = await _read_head(stream)
+            head = await _read_head(stream, self.head_timeout_s)
             if head is None:
                 return
             if head.wants_websocket:
@@ -157,6 +158,7 @@ class Door:
         try:
             await serve_websocket(
                 LentStream(stream, head.raw, send_timeout_s=SEND_TIMEOUT_S),
+                head.rest,
                 self.serve_peer,
                 client_host=client_host(peer_host, head.headers, self.trusted_proxies),
                 host_header=host_values[0].decode("latin-1") if host_values else "",
@@ -168,7 +170,8 @@ class Door:
                 self._no_websockets.set()
 
     async def _serve_http(self, stream: AnyStream, head: Head) -> None:
-        lent = LentStream(stream, _without_upgrade(head), send_timeout_s=SEND_TIMEOUT_S)
+        lent = LentStream(stream, _plain_request(head), send_timeout_s=SEND_TIMEOUT_S)
+        lent.discard_rest()
         # The annotation asks for an SSLStream; what it uses is receive_some, send_all, aclose and `socket`.
         served = cast("trio.SSLStream[trio.SocketStream]", lent)
         app = ASGIWrapper(cast("ASGIFramework", self.app))
@@ -176,11 +179,11 @@ class Door:
             await TCPServer(app, self._hypercorn, self._context, {}, served)
 
 
-async def _read_head(stream: AnyStream) -> Head | None:
+async def _read_head(stream: AnyStream, timeout_s: float) -> Head | None:
     """The first request's head; None if nothing came. Raises _Refused for what is no HTTP, too large or too slow."""
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
     raw = b""
-    with trio.move_on_after(HEAD_TIMEOUT_S):
+    with trio.move_on_after(timeout_s):
         while True:
             data = bytes(await stream.receive_some(MAX_HEAD_BYTES))
             if not data:
@@ -190,11 +193,16 @@ async def _read_head(stream: AnyStream) -> Head | None:
                 parser.receive_data(data)
                 event = parser.next_event()
             except h11.RemoteProtocolError as error:
-                status = "431 Request Header Fields Too Large" if error.error_status_hint == 431 else "400 Bad Request"
-                raise _Refused(status, "This port speaks HTTP and WebSocket; that was neither.") from None
+                if error.error_status_hint == 431:
+                    raise _too_large() from None
+                raise _Refused("400 Bad Request", "This port speaks HTTP and WebSocket; that was neither.") from None
             if isinstance(event, h11.Request):
                 headers = [(bytes(name), bytes(value)) for name, value in event.headers]
-                return Head(bytes(event.method), bytes(event.target), headers, raw, bytes(parser.trailing_data[0]))
+                rest = bytes(parser.trailing_data[0])
+                raw = raw[: len(raw) - len(rest)]
+                if len(raw) > MAX_HEAD_BYTES:
+                    raise _too_large()
+                return Head(bytes(event.method), bytes(event.target), headers, raw, rest)
     raise _Refused("408 Request Timeout", "The request took too long.")
 
 
@@ -210,14 +218,23 @@ def _check_upgrade(head: Head) -> None:
         raise _Refused("400 Bad Request", "Sec-WebSocket-Key is missing.")
 
 
-def _without_upgrade(head: Head) -> bytes:
-    """The request for hypercorn: without `Upgrade: h2c` and without HTTP/2's preface, whose switch is not wanted."""
+def _too_large() -> _Refused:
+    return _Refused("431 Request Header Fields Too Large", f"A request has at most {MAX_HEAD_BYTES} bytes of headers.")
+
+
+# No resource here takes a body, and no other protocol is switched to: hypercorn would answer `Upgrade: h2c`.
+_NOT_PASSED_ON = frozenset(
+    {b"connection", b"content-length", b"expect", b"http2-settings", b"keep-alive", b"transfer-encoding", b"upgrade"}
+)
+
+
+def _plain_request(head: Head) -> bytes:
+    """The request as hypercorn gets it: alone on its connection and without a body."""
     if head.method == b"PRI":
         raise _Refused("505 HTTP Version Not Supported", "HTTP/1.1 is spoken here.")
-    hop_by_hop = {b"upgrade", b"http2-settings", b"connection"}
     lines = [head.method + b" " + head.target + b" HTTP/1.1"]
-    lines += [name + b": " + value for name, value in head.headers if name not in hop_by_hop]
-    return b"\r\n".join(lines) + b"\r\nconnection: close\r\n\r\n" + head.rest
+    lines += [name + b": " + value for name, value in head.headers if name not in _NOT_PASSED_ON]
+    return b"\r\n".join([*lines, b"connection: close", b"", b""])
 
 
 def _answer(refused: _Refused) -> bytes:

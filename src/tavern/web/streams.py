@@ -15,28 +15,51 @@ AnyStream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
 class LentStream(trio.abc.Stream):
-    """A stream for a library to serve: `start` is read first, sends have a deadline, and closing only marks it.
+    """A stream for a library to serve: what was read of it is read again, sends have a deadline, closing only marks it.
 
-    The door keeps the real stream, and closes it in its own way when the library is done. `socket` is the TCP socket
-    below, for libraries that ask for addresses.
+    The library reads `head`, and nothing more until `release`. The door keeps the real stream, and closes it in its
+    own way when the library is done. `socket` is the TCP socket below, for libraries that ask for addresses.
     """
 
-    def __init__(self, stream: AnyStream, start: bytes, *, send_timeout_s: float) -> None:
+    def __init__(self, stream: AnyStream, head: bytes, *, send_timeout_s: float) -> None:
         self._stream = stream
-        self._start = start
+        self._start = head
+        self._released = trio.Event()
+        self._discarding = False
         self._send_timeout_s = send_timeout_s
         self._closed = False
+        self._receiving: trio.CancelScope | None = None
         self.socket: trio.socket.SocketType = tcp_socket(stream)
 
+    def release(self, rest: bytes) -> None:
+        """The library reads on: `rest`, which was read along with the head, then what arrives."""
+        self._start += rest
+        self._released.set()
+
+    def discard_rest(self) -> None:
+        """The library reads on, and finds nothing but the stream's end, whatever arrives before."""
+        self._discarding = True
+        self._released.set()
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        with trio.CancelScope() as self._receiving:
+            return await self._receive_some(max_bytes)
+        raise trio.ClosedResourceError
+
+    async def _receive_some(self, max_bytes: int | None) -> bytes:
         if self._closed:
             raise trio.ClosedResourceError
+        if not self._start:
+            await self._released.wait()
         if self._start:
             await trio.lowlevel.checkpoint()
             size = len(self._start) if max_bytes is None else max_bytes
             data, self._start = self._start[:size], self._start[size:]
             return data
-        return bytes(await self._stream.receive_some(max_bytes))
+        while data := bytes(await self._stream.receive_some(max_bytes)):
+            if not self._discarding:
+                break
+        return data
 
     async def send_all(self, data: Any) -> None:
         """Raises BrokenResourceError if the peer did not take it in time, as if it were gone."""
@@ -54,7 +77,10 @@ class LentStream(trio.abc.Stream):
         await self._stream.wait_send_all_might_not_block()
 
     async def aclose(self) -> None:
+        """Whoever waits to receive is woken with ClosedResourceError, as by a real stream."""
         self._closed = True
+        if self._receiving is not None:
+            self._receiving.cancel()
         await trio.lowlevel.checkpoint()
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 
 import attrs
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+from wsproto.utilities import LocalProtocolError
 
+from tavern.logs import log_event
 from tavern.signaling.messages import MAX_MESSAGE_BYTES
 from tavern.signaling.registry import CLOSE_INTERNAL_ERROR
 from tavern.signaling.transport import ConnectionEnded, Transport
@@ -24,6 +27,8 @@ FLUSH_S = 3.0
 """For what is queued before a close, the whole drain included."""
 HANDSHAKE_S = 5.0
 
+_log = logging.getLogger("tavern.web")
+
 Serve = Callable[[Transport], Awaitable[None]]
 
 
@@ -34,35 +39,53 @@ class Heartbeat:
 
 
 async def serve_websocket(
-    stream: LentStream, serve: Serve, *, client_host: str, host_header: str, heartbeat: Heartbeat
+    stream: LentStream, rest: bytes, serve: Serve, *, client_host: str, host_header: str, heartbeat: Heartbeat
 ) -> None:
     """Accepts the upgrade whose request `stream` begins with, runs `serve`, and ends the WebSocket as it was told to.
 
-    Our own bugs in `serve` close it with 1011 and are raised. Does not close `stream` itself.
+    `rest` is what was read of the stream after the request. Our own bugs in `serve` close it with 1011 and are raised.
+    Does not close `stream` itself.
     """
-    async with trio.open_nursery() as nursery:
+    try:
+        async with trio.open_nursery() as nursery:
+            transport = await _accept(nursery, stream, rest, client_host, host_header)
+            if transport is not None:
+                nursery.start_soon(transport.write)
+                nursery.start_soon(transport.beat, heartbeat)
+                await _serve_and_finish(serve, transport)
+            nursery.cancel_scope.cancel()
+    except* (ConnectionClosed, LocalProtocolError) as ended:
+        # trio-websocket's reader raises these for a peer that is gone before it is answered, or that pings after the
+        # close frame: the connection's end, and nobody's bug.
+        log_event(_log, logging.DEBUG, "websocket-ended", reason=ended.exceptions[0])
+
+
+async def _accept(
+    nursery: trio.Nursery, stream: LentStream, rest: bytes, client_host: str, host_header: str
+) -> TrioWebSocketTransport | None:
+    """The accepted connection; None if the handshake took too long."""
+    with trio.move_on_after(HANDSHAKE_S):
         # One undelivered message besides the one being handled: who floods waits in its own TCP window.
-        with trio.move_on_after(HANDSHAKE_S) as handshake:
-            request = await wrap_server_stream(
-                nursery, stream, message_queue_size=1, max_message_size=MAX_MESSAGE_BYTES, receive_buffer_size=16 * 1024
-            )
-            connection = await request.accept()
-        if handshake.cancelled_caught:
-            nursery.cancel_scope.cancel()
-            return
-        transport = TrioWebSocketTransport(connection, client_host, host_header)
-        nursery.start_soon(transport.write)
-        nursery.start_soon(transport.beat, heartbeat)
-        try:
-            await serve(transport)
-        except Exception:
-            transport.close(CLOSE_INTERNAL_ERROR, "internal error")
-            raise
-        finally:
-            transport.close(CLOSE_NORMAL, "")
-            with trio.move_on_after(FLUSH_S + LINGER_S):
-                await transport.written.wait()
-            nursery.cancel_scope.cancel()
+        request = await wrap_server_stream(
+            nursery, stream, message_queue_size=1, max_message_size=MAX_MESSAGE_BYTES, receive_buffer_size=16 * 1024
+        )
+        connection = await request.accept()
+        # Not before: trio-websocket forgets frames that come with the request, until another one comes.
+        stream.release(rest)
+        return TrioWebSocketTransport(connection, client_host, host_header)
+    return None
+
+
+async def _serve_and_finish(serve: Serve, transport: TrioWebSocketTransport) -> None:
+    try:
+        await serve(transport)
+    except Exception:
+        transport.close(CLOSE_INTERNAL_ERROR, "internal error")
+        raise
+    finally:
+        transport.close(CLOSE_NORMAL, "")
+        with trio.move_on_after(FLUSH_S + LINGER_S):
+            await transport.written.wait()
 
 
 class TrioWebSocketTransport:

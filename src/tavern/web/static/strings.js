@@ -87,7 +87,7 @@ export const strings = {
     inviteTitle: "Invite",
     inviteLabel: "Invite link",
     copy: "Copy link",
-    copied: "Copied",
+    copied: "Copied: send it to whom you want to hear.",
     copyFailed: "The browser would not copy: the link is selected, copy it by hand.",
     loopback:
       "This page is open as localhost, so a link to it works on this computer only. To invite others, open it under an address that they can reach, over https: with TAVERN_TLS_CERT and TAVERN_TLS_KEY set, or behind a proxy that speaks https.",

@@ -91,6 +91,8 @@ export class TavernView {
   #actions;
   /** @type {State | null} */
   #state = null;
+  /** The name that the field was last given; what is being typed stays. */
+  #namedAs = "";
 
   #heading = el("h1", { tabindex: -1 });
   #badge = el("span", { class: "avatar square large", "aria-hidden": "true" });
@@ -124,7 +126,7 @@ export class TavernView {
   #insecure = el("section", { class: "card warn", id: "insecure", "aria-labelledby": "insecure-title" });
   #link = el("input", { id: "invite-link", readonly: true, onfocus: () => this.#link.select() });
   #copy = el("button", { type: "button", id: "copy-link", onclick: () => void this.#copyLink() });
-  #copyLabel = el("span", { role: "status" }, words.copy);
+  #copied = el("p", { class: "done", role: "status" });
   #copyProblem = el("p", { class: "problem", role: "alert" });
   #invite = el("section", { class: "card", "aria-labelledby": "invite-title" });
   #newChannel = el("input", {
@@ -144,7 +146,7 @@ export class TavernView {
   constructor(actions) {
     this.#actions = actions;
     this.#joinButton.append(icon("mic"), this.#joinLabel);
-    this.#copy.append(icon("link"), this.#copyLabel);
+    this.#copy.append(icon("link"), words.copy);
     this.#way.append(
       el("label", { for: "display-name" }, words.nameLabel),
       el("div", { class: "field" }, this.#name, this.#tag),
@@ -181,6 +183,7 @@ export class TavernView {
         : [
             el("label", { for: "invite-link", class: "visually-hidden" }, words.inviteLabel),
             el("div", { class: "field" }, this.#link, this.#copy),
+            this.#copied,
             this.#copyProblem,
           ]),
     );
@@ -219,7 +222,6 @@ export class TavernView {
 
   /** @param {State} state */
   update(state) {
-    const before = this.#state;
     this.#state = state;
     const { tavern, identity, call, microphone, joining } = state;
     show(this.#loading, !tavern && !state.missing);
@@ -243,7 +245,8 @@ export class TavernView {
     }
 
     show(this.#way, identity !== null);
-    if (before?.displayName !== state.displayName && document.activeElement !== this.#name) {
+    if (this.#namedAs !== state.displayName) {
+      this.#namedAs = state.displayName;
       this.#name.value = state.displayName;
     }
     setText(this.#tag, identity?.tag ?? "");
@@ -257,7 +260,7 @@ export class TavernView {
 
     if (this.#link.value !== inviteLink(location.origin, tavern.id)) {
       this.#link.value = inviteLink(location.origin, tavern.id);
-      setText(this.#copyLabel, words.copy);
+      setText(this.#copied, "");
       setText(this.#copyProblem, "");
     }
     list(this.#channels, tavern.channels, {
@@ -329,10 +332,11 @@ export class TavernView {
       this.#link.focus();
       this.#link.select();
       if (!document.execCommand("copy")) {
+        setText(this.#copied, "");
         setText(this.#copyProblem, words.copyFailed);
         return;
       }
     }
-    setText(this.#copyLabel, words.copied);
+    setText(this.#copied, words.copied);
   }
 }

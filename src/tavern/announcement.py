@@ -1,0 +1,87 @@
+"""The lines that `tavern serve` says at start: what is open where, and what is unsafe in the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tavern.addresses import IPAddress, SocketAddress, format_socket_address
+from tavern.config import Settings
+from tavern.startup import Decisions, running_as_root
+
+_ANYWHERE = ("0.0.0.0", "::")
+
+
+def announcement(
+    settings: Settings, decisions: Decisions, http: tuple[SocketAddress, ...], stun: tuple[SocketAddress, ...]
+) -> Iterator[str]:
+    """Plain lines, in the order in which they matter."""
+    yield f"Tavern is open at {_page_url(settings, http)}"
+    for url in _urls_elsewhere(settings, decisions, http):
+        yield f"  from elsewhere   {url}"
+    yield f"  listening        {_where(http)} (TCP: page, signaling, /health)"
+    yield f"  STUN and TURN    {_where(stun)} (UDP)"
+    yield f"  relay ports      {settings.turn_min_port}-{settings.turn_max_port} (UDP)"
+    yield f"  relay address    {', '.join(map(str, decisions.advertised_addresses))}"
+    yield f"  taverns kept in  {decisions.db_path or 'memory'}"
+    for warning in _warnings(settings, decisions):
+        yield f"  warning: {warning}"
+
+
+def _page_url(settings: Settings, http: tuple[SocketAddress, ...]) -> str:
+    scheme = "https" if settings.tls else "http"
+    if not settings.is_local:
+        return _url(scheme, settings.domain, http[0][1])
+    host = http[0][0]
+    return _url(scheme, "localhost" if host in (*_ANYWHERE, "127.0.0.1", "::1") else host, http[0][1])
+
+
+def _urls_elsewhere(settings: Settings, decisions: Decisions, http: tuple[SocketAddress, ...]) -> Iterator[str]:
+    """While there is no domain: the addresses by which other machines may find this one."""
+    if settings.is_local:
+        for address in decisions.advertised_addresses:
+            if not address.is_loopback and any(host in (*_ANYWHERE, str(address)) for host, _ in http):
+                yield _url("https" if settings.tls else "http", str(address), http[0][1])
+
+
+def _url(scheme: str, host: str, port: int) -> str:
+    default = {"http": 80, "https": 443}[scheme]
+    return f"{scheme}://{host if port == default else format_socket_address(host, port)}/"
+
+
+def _where(addresses: tuple[SocketAddress, ...]) -> str:
+    return ", ".join(format_socket_address(host, port) for host, port in addresses)
+
+
+def _warnings(settings: Settings, decisions: Decisions) -> Iterator[str]:
+    yield from decisions.warnings
+    if not settings.tls:
+        yield (
+            "browsers give a microphone only to https pages and to localhost: for other machines set TAVERN_TLS_CERT "
+            "and TAVERN_TLS_KEY, or put a proxy with https in front"
+        )
+    if decisions.secret_is_public:
+        yield (
+            "the TURN secret is the well-known development one, so anyone who reaches the relay can use it: on the "
+            "internet set TAVERN_DOMAIN (a secret is then made and kept) or TAVERN_TURN_SECRET"
+        )
+    elif settings.turn_secret is not None and len(settings.turn_secret) < 16:
+        yield "TAVERN_TURN_SECRET is short and may be guessed: 16 characters or more, or unset it and one is made"
+    if not settings.is_local and all(_is_private(address) for address in decisions.advertised_addresses):
+        yield (
+            f"the relay's address {decisions.advertised_addresses[0]} is a private one: people elsewhere cannot reach "
+            "it; set TAVERN_EXTERNAL_IP to the public address"
+        )
+    for network in settings.turn_allow_peers:
+        if not network.is_global:
+            yield f"TAVERN_TURN_ALLOW_PEERS lets everyone who can use the relay reach {network}"
+    for network in settings.trusted_proxies:
+        if network.prefixlen == 0:
+            yield f"TAVERN_TRUSTED_PROXIES={network} believes whatever address a client claims; limits are then useless"
+    if decisions.db_path is None:
+        yield "TAVERN_STORE=memory: taverns are gone when the server stops"
+    if running_as_root():
+        yield "running as root: nothing here needs it"
+
+
+def _is_private(address: IPAddress) -> bool:
+    return not address.is_global

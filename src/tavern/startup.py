@@ -1,0 +1,138 @@
+"""What is decided once at start from settings and machine: secret, paths, advertised addresses, TLS, descriptors."""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+
+import attrs
+import trio
+
+from tavern.addresses import IPAddress, parse_address
+from tavern.config import DEV_SECRET, Settings
+from tavern.errors import SettingsError, SettingsProblem
+from tavern.relay.addresses import primary_ipv4, primary_ipv6
+from tavern.store.secret import load_or_create_secret
+
+DNS_TIMEOUT_S = 5.0
+_RESERVED_DESCRIPTORS = 64
+"""For the database, listeners, logs and whatever Python opens."""
+_ASSUMED_DESCRIPTORS = 1024
+
+
+@attrs.frozen(kw_only=True)
+class Decisions:
+    """The settings' open ends, decided."""
+
+    turn_secret: str = attrs.field(repr=False)
+    secret_is_public: bool
+    db_path: Path | None
+    """None in memory mode."""
+    advertised_addresses: tuple[IPAddress, ...]
+    tls: ssl.SSLContext | None
+    max_connections: int
+    max_allocations: int
+    warnings: tuple[str, ...]
+
+
+async def decide(settings: Settings, environment: Mapping[str, str]) -> Decisions:
+    """Raises SettingsError or StartupError for what cannot work; makes the secret's file where one is needed."""
+    db_path = None
+    if settings.store == "sqlite":
+        db_path = settings.db_path or data_directory(environment) / "tavern.db"
+    secret_directory = db_path.parent if db_path else data_directory(environment)
+    secret = settings.turn_secret
+    if secret is None:
+        secret = DEV_SECRET if settings.is_local else load_or_create_secret(secret_directory / "turn-secret")
+    advertised, warnings = await advertised_addresses(settings)
+    descriptors = raise_descriptor_limit() - _RESERVED_DESCRIPTORS
+    return Decisions(
+        turn_secret=secret,
+        secret_is_public=secret == DEV_SECRET,
+        db_path=db_path,
+        advertised_addresses=advertised,
+        tls=tls_context(settings),
+        # Half each: neither a crowd at the door nor one at the relay takes the other's.
+        max_connections=max(descriptors // 2, 16),
+        max_allocations=max(descriptors // 2, 16),
+        warnings=warnings,
+    )
+
+
+def data_directory(environment: Mapping[str, str]) -> Path:
+    """Where data is kept when run by hand (XDG Base Directory Specification)."""
+    base = environment.get("XDG_DATA_HOME", "")
+    return (Path(base) if base.startswith("/") else Path.home() / ".local" / "share") / "tavern"
+
+
+async def advertised_addresses(settings: Settings) -> tuple[tuple[IPAddress, ...], tuple[str, ...]]:
+    """What relayed addresses carry, at most one IPv4 and one IPv6, and what to warn of."""
+    if settings.external_addresses:
+        return settings.external_addresses, ()
+    warnings: list[str] = []
+    if not settings.is_local:
+        found = await _resolve(settings.domain)
+        if found:
+            return found, ()
+        warnings.append(
+            f"{settings.domain} does not resolve: relayed traffic goes to this machine's own address instead; "
+            "mend its DNS, or set TAVERN_EXTERNAL_IP"
+        )
+    own = (primary_ipv4(), primary_ipv6())
+    return tuple(address for address in own if address is not None), tuple(warnings)
+
+
+async def _resolve(domain: str) -> tuple[IPAddress, ...]:
+    """The domain's first address of each family; empty if it has none or the name server does not answer in time."""
+    results: list[tuple[int, int, int, str, tuple[object, ...]]] = []
+    with trio.move_on_after(DNS_TIMEOUT_S):
+        try:
+            results = list(await trio.socket.getaddrinfo(domain, None, type=socket.SOCK_DGRAM))
+        except OSError:
+            return ()
+    by_version: dict[int, IPAddress] = {}
+    for *_, address in results:
+        parsed = parse_address(str(address[0]))
+        by_version.setdefault(parsed.version, parsed)
+    return tuple(by_version[version] for version in sorted(by_version))
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """The server's TLS, or None where it is not set. Raises SettingsError for files that cannot be used."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    for variable, path in (("TAVERN_TLS_CERT", settings.tls_cert), ("TAVERN_TLS_KEY", settings.tls_key)):
+        try:
+            path.read_bytes()
+        except OSError as error:
+            problem = SettingsProblem(variable, str(path), f"must be a readable PEM file ({error.strerror})")
+            raise SettingsError((problem,)) from None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except ssl.SSLError as error:
+        allowed = f"must be a PEM certificate chain that belongs to TAVERN_TLS_KEY ({error.reason or 'not PEM'})"
+        raise SettingsError((SettingsProblem("TAVERN_TLS_CERT", str(settings.tls_cert), allowed),)) from None
+    return context
+
+
+def raise_descriptor_limit() -> int:
+    """RLIMIT_NOFILE is at its hard limit; how many descriptors that is (bounded where it is unlimited)."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = 1_048_576
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError):
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0] or _ASSUMED_DESCRIPTORS
+    return hard
+
+
+def running_as_root() -> bool:
+    return os.geteuid() == 0

@@ -1,0 +1,403 @@
+"""Port 3001 on real sockets: HTTP and WebSocket told apart, garbage answered, nobody harmed by anybody else.
+
+This is the contract with hypercorn's per-connection server, too, which is semi-internal.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator
+from functools import partial
+from ipaddress import ip_network
+from typing import Any
+
+import attrs
+import h11
+import pytest
+import trio
+import trio_websocket
+import trustme
+
+from tavern.client.websocket import open_websocket
+from tavern.metrics import Metrics
+from tavern.signaling.transport import ConnectionEnded, Transport
+from tavern.web.asgi import Health, make_app
+from tavern.web.door import MAX_HEAD_BYTES, Door
+from tavern.web.listeners import open_listeners
+from tavern.web.websocket import MAX_QUEUED_MESSAGES, Heartbeat
+
+ROOMY = Heartbeat(interval_s=60, timeout_s=60)
+
+
+async def echo(transport: Transport) -> None:
+    """Echoes; obeys a few words."""
+    try:
+        while True:
+            message = await transport.receive()
+            text = message if isinstance(message, str) else message.decode()
+            if text == "close":
+                transport.send(b"goodbye")
+                transport.close(1008, "you asked for it")
+            elif text == "crash":
+                raise ZeroDivisionError
+            elif text == "flood":
+                for _ in range(MAX_QUEUED_MESSAGES + 100):
+                    transport.send(b"x" * 100_000)
+            elif text == "who":
+                transport.send(f"{transport.client_host} {transport.host_header}".encode())
+            else:
+                transport.send(text.encode())
+    except ConnectionEnded:
+        pass
+
+
+@attrs.frozen
+class OpenDoor:
+    door: Door
+    port: int
+
+    @property
+    def ws(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    async def connect(self) -> trio.SocketStream:
+        return await trio.open_tcp_stream("127.0.0.1", self.port)
+
+    async def exchange(self, data: bytes) -> bytes:
+        """All that comes back for these bytes, until the other side closes."""
+        stream = await self.connect()
+        async with stream:
+            await stream.send_all(data)
+            return await read_all(stream)
+
+
+async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
+    answer = b""
+    with trio.fail_after(5):
+        while data := await stream.receive_some():
+            answer += data
+    return answer
+
+
+def make_door(**changes: Any) -> Door:
+    health = Health(lambda: False, lambda: 7, lambda: {"uptime": 1})
+    arguments: dict[str, Any] = {
+        "app": make_app(health),
+        "serve_peer": echo,
+        "metrics": Metrics(0.0),
+        "heartbeat": ROOMY,
+        "trusted_proxies": (),
+        "max_connections": 100,
+    }
+    return Door(**(arguments | changes))
+
+
+async def open_door(nursery: trio.Nursery, **changes: Any) -> OpenDoor:
+    door = make_door(**changes)
+    listeners = await open_listeners(("127.0.0.1",), 0)
+    await nursery.start(partial(trio.serve_listeners, door.handle, listeners))
+    return OpenDoor(door, listeners[0].socket.getsockname()[1])
+
+
+@pytest.fixture
+async def opened(nursery: trio.Nursery) -> AsyncIterator[OpenDoor]:
+    opened = await open_door(nursery)
+    yield opened
+    nursery.cancel_scope.cancel()
+
+
+def get(path: str, *headers: str) -> bytes:
+    return "\r\n".join([f"GET {path} HTTP/1.1", "Host: t", *headers, "", ""]).encode()
+
+
+# RFC 6455 section 1.3's own example.
+UPGRADE_HEADERS = (
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
+UPGRADE = get("/", *UPGRADE_HEADERS)
+
+
+def parse(answer: bytes) -> tuple[int, dict[str, str], bytes]:
+    client = h11.Connection(h11.CLIENT)
+    client.send(h11.Request(method="GET", target="/", headers=[("host", "t")]))
+    client.send(h11.EndOfMessage())
+    client.receive_data(answer)
+    client.receive_data(b"")
+    response = client.next_event()
+    assert isinstance(response, h11.Response), answer
+    body = b""
+    while isinstance(event := client.next_event(), h11.Data):
+        body += event.data
+    return response.status_code, {name.decode(): value.decode() for name, value in response.headers}, body
+
+
+async def test_health_has_exactly_two_keys(opened: OpenDoor) -> None:
+    status, headers, body = parse(await opened.exchange(get("/health")))
+    assert status == 200
+    assert json.loads(body) == {"status": "ok", "taverns": 7}
+    assert headers["content-type"] == "application/json"
+
+
+async def test_health_of_a_draining_server_is_503(nursery: trio.Nursery) -> None:
+    app = make_app(Health(lambda: True, lambda: 7, dict))
+    opened = await open_door(nursery, app=app)
+    assert parse(await opened.exchange(get("/health")))[0] == 503
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("path", ["/", "/join/3fa85f64-5717-4562-b3fc-2c963f66afa6"])
+async def test_the_page_is_served_with_a_policy_that_lets_nothing_else_in(opened: OpenDoor, path: str) -> None:
+    status, headers, body = parse(await opened.exchange(get(path)))
+    assert status == 200
+    assert headers["content-type"] == "text/html; charset=utf-8"
+    assert body.startswith(b"<!doctype html>")
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert "unsafe" not in headers["content-security-policy"]
+    again = await opened.exchange(get(path, f"If-None-Match: {headers['etag']}"))
+    assert parse(again)[0] == 304
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (get("/nothing"), 404),
+        (get("/static/../../../../etc/passwd"), 404),
+        (get("/static/%2e%2e/door.py"), 404),
+        (b"POST /health HTTP/1.1\r\nHost: t\r\nContent-Length: 0\r\n\r\n", 405),
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
+        (b"\x00\x01\x00\x00\x21\x12\xa4\x42" + bytes(12) + b"\r\n\r\n", 400),
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: t\r\nX: " + b"x" * MAX_HEAD_BYTES + b"\r\n\r\n", 431),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 505),
+        # A proxy or client that would like HTTP/2: it is not switched to, and answered.
+        (get("/health", "Upgrade: h2c", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAMAAABk"), 200),
+        (get("/", "Upgrade: websocket", "Connection: Upgrade"), 426),
+        (get("/", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 8"), 426),
+        (get("/", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"), 400),
+        (get("/", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: x"), 400),
+        (b"POST / HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", 405),
+    ],
+)
+async def test_what_is_no_good_request_gets_a_clear_answer(opened: OpenDoor, request_bytes: bytes, status: int) -> None:
+    assert parse(await opened.exchange(request_bytes))[0] == status
+    assert opened.door.metrics.failures == {}
+
+
+async def test_one_request_for_each_connection_so_that_none_upgrades_behind_the_door(opened: OpenDoor) -> None:
+    answer = await opened.exchange(get("/health", "Connection: keep-alive") + UPGRADE)
+    assert answer.count(b"HTTP/1.1") == 1
+    assert parse(answer)[1]["connection"] == "close"
+
+
+async def test_a_request_in_small_pieces_is_one_request(opened: OpenDoor) -> None:
+    stream = await opened.connect()
+    async with stream:
+        for byte in get("/health"):
+            await stream.send_all(bytes([byte]))
+        assert parse(await read_all(stream))[0] == 200
+
+
+async def test_a_slow_head_is_answered_408(nursery: trio.Nursery) -> None:
+    opened = await open_door(nursery, head_timeout_s=0.05)
+    assert parse(await opened.exchange(b"GET / HTTP/1.1\r\nHo"))[0] == 408
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("path", ["/", "/ws", "/any/path?x=1"])
+async def test_an_upgrade_is_accepted_on_any_path(opened: OpenDoor, path: str) -> None:
+    async with open_websocket(opened.ws + path) as ws:
+        await ws.send_message("hello")
+        assert await ws.get_message() == "hello"
+
+
+async def test_a_first_message_sent_with_the_upgrade_is_not_lost(opened: OpenDoor) -> None:
+    stream = await opened.connect()
+    async with stream:
+        await stream.send_all(UPGRADE + b"\x81\x82\0\0\0\0hi")
+        answer = b""
+        with trio.fail_after(5):
+            while not answer.endswith(b"\x81\x02hi"):
+                answer += await stream.receive_some()
+        assert answer.startswith(b"HTTP/1.1 101 ")
+        assert b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".lower() in answer.lower()
+
+
+async def test_no_compression_is_agreed_on(opened: OpenDoor) -> None:
+    upgrade = get("/", *UPGRADE_HEADERS, "Sec-WebSocket-Extensions: permessage-deflate")
+    stream = await opened.connect()
+    async with stream:
+        await stream.send_all(upgrade)
+        with trio.fail_after(5):
+            answer = await stream.receive_some()
+        assert answer.startswith(b"HTTP/1.1 101 ")
+        assert b"deflate" not in answer
+
+
+async def close_code(ws: trio_websocket.WebSocketConnection) -> tuple[int, str | None]:
+    """The code and reason that it is closed with, after whatever else arrives."""
+    try:
+        while True:
+            await ws.get_message()
+    except trio_websocket.ConnectionClosed as closed:
+        assert closed.reason is not None
+        return closed.reason.code, closed.reason.reason
+
+
+async def test_what_was_sent_before_a_close_arrives_and_so_does_its_code(opened: OpenDoor) -> None:
+    async with open_websocket(opened.ws) as ws:
+        await ws.send_message("close")
+        assert await ws.get_message() == "goodbye"
+        assert await close_code(ws) == (1008, "you asked for it")
+
+
+async def test_the_close_code_arrives_at_a_client_that_goes_on_sending(opened: OpenDoor) -> None:
+    """A reset, which an unread byte causes, would discard the close frame on its way."""
+    stream = await opened.connect()
+    async with stream:
+        await stream.send_all(UPGRADE + b"\x81\x85\0\0\0\0close" + b"\x81\x82\0\0\0\0hi" * 10_000)
+        assert b"\x88\x12" + (1008).to_bytes(2, "big") + b"you asked for it" in await read_all(stream)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(b"\x81\x02hi", id="not masked"),
+        pytest.param(b"\xf1\x82\0\0\0\0hi", id="reserved bits"),
+        pytest.param(b"\x83\x82\0\0\0\0hi", id="reserved opcode"),
+        pytest.param(b"\x80\x82\0\0\0\0hi", id="continues nothing"),
+        pytest.param(b"\x89\xfe\x00\x7e\0\0\0\0" + bytes(126), id="a ping that is too long"),
+        pytest.param(b"\x81\x82\0\0\0\0\xff\xfe", id="a text that is no UTF-8"),
+    ],
+)
+async def test_frames_against_the_protocol_end_their_connection_and_are_not_our_bug(
+    opened: OpenDoor, frame: bytes
+) -> None:
+    """Without a close frame, as trio-websocket ends them."""
+    answer = (await opened.exchange(UPGRADE + frame + b"\x81\x82\0\0\0\0hi")).partition(b"\r\n\r\n")[2]
+    assert b"hi" not in answer
+    assert opened.door.metrics.failures == {}
+
+
+async def test_a_ping_after_the_close_frame_is_nobodys_bug(opened: OpenDoor) -> None:
+    await opened.exchange(UPGRADE + b"\x81\x85\0\0\0\0close" + b"\x89\x80\0\0\0\0" * 5)
+    with trio.fail_after(5):
+        await opened.door.wait_no_websockets()
+    assert opened.door.metrics.failures == {}
+
+
+async def test_a_message_over_64_kib_closes_with_1009(opened: OpenDoor) -> None:
+    async with open_websocket(opened.ws) as ws:
+        await ws.send_message("x" * 64 * 1024)
+        assert len(await ws.get_message()) == 64 * 1024
+        await ws.send_message("x" * (64 * 1024 + 1))
+        assert (await close_code(ws))[0] == 1009
+
+
+async def test_a_client_that_does_not_read_is_closed_alone(opened: OpenDoor) -> None:
+    async with open_websocket(opened.ws) as other:
+        stuck = await opened.connect()
+        async with stuck:
+            await stuck.send_all(UPGRADE + b"\x81\x85\0\0\0\0flood")
+            await other.send_message("still here")
+            assert await other.get_message() == "still here"
+            # Reading at last: what had left is there, then the reason.
+            assert (1013).to_bytes(2, "big") + b"does not read" in await read_all(stuck)
+
+
+async def test_a_peer_that_answers_no_ping_is_cut_off(nursery: trio.Nursery) -> None:
+    opened = await open_door(nursery, heartbeat=Heartbeat(interval_s=0.05, timeout_s=0.05))
+    async with open_websocket(opened.ws) as alive:
+        assert b"\x89\x04" in await opened.exchange(UPGRADE)  # it was asked, then cut off
+        await alive.send_message("still here")  # trio-websocket answers pings by itself
+        assert await alive.get_message() == "still here"
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_bug_in_a_session_closes_it_with_1011_and_nothing_else(
+    opened: OpenDoor, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        open_websocket(opened.ws) as other,
+        open_websocket(opened.ws) as ws,
+    ):
+        with caplog.at_level(logging.ERROR):
+            await ws.send_message("crash")
+            assert await close_code(ws) == (1011, "internal error")
+        await other.send_message("still here")
+        assert await other.get_message() == "still here"
+    with trio.fail_after(5):
+        await opened.door.wait_no_websockets()
+    assert "ZeroDivisionError" in caplog.text
+    assert opened.door.metrics.failures == {"connection": 1}
+
+
+async def test_connections_that_reset_or_vanish_harm_nobody(opened: OpenDoor, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    for data in (b"", b"G", get("/"), UPGRADE, UPGRADE + b"\x81\xff", UPGRADE + b"\xff\xff\xff\xff"):
+        for reset in (True, False):
+            stream = await opened.connect()
+            await stream.send_all(data) if data else None
+            if reset:
+                stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await stream.aclose()
+    async with open_websocket(opened.ws) as ws:
+        await ws.send_message("still here")
+        assert await ws.get_message() == "still here"
+    assert opened.door.metrics.failures == {}
+
+
+async def test_connections_beyond_the_limit_are_closed_at_once(nursery: trio.Nursery) -> None:
+    opened = await open_door(nursery, max_connections=1)
+    async with open_websocket(opened.ws) as ws:
+        stream = await opened.connect()
+        async with stream:
+            assert await read_all(stream) == b""
+        await ws.send_message("still here")
+        assert await ws.get_message() == "still here"
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_session_knows_the_client_behind_a_trusted_proxy(nursery: trio.Nursery) -> None:
+    opened = await open_door(nursery, trusted_proxies=(ip_network("127.0.0.0/8"),))
+    headers = [(b"X-Real-IP", b"198.51.100.1")]
+    async with open_websocket(opened.ws, extra_headers=headers) as ws:
+        await ws.send_message("who")
+        assert await ws.get_message() == f"198.51.100.1 127.0.0.1:{opened.port}"
+    nursery.cancel_scope.cancel()
+
+
+async def test_with_a_certificate_the_port_speaks_https_and_wss(nursery: trio.Nursery) -> None:
+    authority = trustme.CA()
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(server_context)
+    client_context = ssl.create_default_context()
+    authority.configure_trust(client_context)
+    opened = await open_door(nursery, tls=server_context)
+    stream = await trio.open_ssl_over_tcp_stream("localhost", opened.port, ssl_context=client_context)
+    await stream.send_all(get("/health"))
+    answer = b""
+    with trio.fail_after(5):
+        while not answer.endswith(b"}"):
+            answer += await stream.receive_some()
+    assert parse(answer)[0] == 200
+    await trio.aclose_forcefully(stream)
+    url = f"wss://localhost:{opened.port}/"
+    async with open_websocket(url, ssl_context=client_context) as ws:
+        await ws.send_message("hello")
+        assert await ws.get_message() == "hello"
+        await ws.send_message("close")
+        assert await close_code(ws) == (1008, "you asked for it")
+    # Who types http:// is told.
+    status, _headers, body = parse(await opened.exchange(get("/")))
+    assert (status, body) == (400, b"This port speaks https and wss only.\n")
+    # And garbage that looks like TLS harms nobody.
+    await opened.exchange(b"\x16\x03\x01garbage" * 10)
+    assert opened.door.metrics.failures == {}
+    nursery.cancel_scope.cancel()
