@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import count
@@ -42,6 +43,23 @@ class Records:
 @pytest.fixture
 def records() -> Records:
     return Records()
+
+
+@pytest.fixture
+def lock_out() -> Callable[[Path], Callable[[], None]]:
+    """Takes a database's write lock as another program would; returns what gives it back."""
+
+    def locked(path: Path) -> Callable[[], None]:
+        connection = sqlite3.Connection(str(path), isolation_level=None)  # not connect: tests trace the store's
+        connection.execute("BEGIN IMMEDIATE")
+
+        def let_go() -> None:
+            connection.execute("COMMIT")
+            connection.close()
+
+        return let_go
+
+    return locked
 
 
 OpenStore = Callable[[], AbstractAsyncContextManager[Store]]

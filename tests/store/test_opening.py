@@ -112,6 +112,21 @@ def make_half(path: Path) -> None:
         file.truncate(path.stat().st_size // 2)
 
 
+def make_damaged_index(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE taverns (id TEXT PRIMARY KEY, name, icon, creator_public_key, created_at)")
+    connection.execute("CREATE TABLE channels (id TEXT PRIMARY KEY, tavern_id, name, created_at)")
+    (page,) = connection.execute(
+        "SELECT rootpage FROM sqlite_schema WHERE name = 'sqlite_autoindex_channels_1'"
+    ).fetchone()
+    (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+    connection.commit()
+    connection.close()
+    with path.open("rb+") as file:
+        file.seek((page - 1) * page_size)
+        file.write(b"\xff" * page_size)
+
+
 def make_wrong_columns(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE taverns (id TEXT PRIMARY KEY, title TEXT)")
@@ -133,6 +148,7 @@ def make_newer(path: Path) -> None:
         (make_fifo, ("no regular file", "TAVERN_DB_PATH")),
         (make_foreign, ("another program", "TAVERN_DB_PATH")),
         (make_half, ("malformed", "restore a backup")),
+        (make_damaged_index, ("damaged", "restore a backup")),
         (make_wrong_columns, ("tables are not Tavern's",)),
         (make_newer, ("newer version", "999", "update tavern")),
     ],

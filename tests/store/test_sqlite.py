@@ -1,4 +1,4 @@
-"""Writing to the file: durability, group commit, faults of the disk, the end."""
+"""Writing to the file: durability, group commit, faults of the disk."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import errno
 import shutil
 import sqlite3
 import subprocess
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +19,7 @@ from tavern.store.base import ChannelRecord, StoreBusy, TavernRecord, WriteFaile
 from tavern.store.sqlite import SqliteStore, open_sqlite_store
 from tavern.store.worker import MAX_BATCH, QUEUE_LIMIT
 
+LockOut = Callable[[Path], Callable[[], None]]
 Created = tuple[TavernRecord, tuple[ChannelRecord, ...]]
 
 
@@ -57,18 +57,6 @@ def ids_in_copy(path: Path, copy: Path) -> set[str]:
         return {row[0] for row in connection.execute("SELECT id FROM taverns UNION SELECT id FROM channels")}
     finally:
         connection.close()
-
-
-class Outsider:
-    """Another program that holds the database's write lock."""
-
-    def __init__(self, path: Path) -> None:
-        self._connection = sqlite3.Connection(str(path), isolation_level=None)  # not connect: the store's is traced
-        self._connection.execute("BEGIN IMMEDIATE")
-
-    def let_go(self) -> None:
-        self._connection.execute("COMMIT")
-        self._connection.close()
 
 
 async def test_what_was_acknowledged_is_there_after_reopening(path: Path, records: Records) -> None:
@@ -109,16 +97,18 @@ async def test_a_copy_of_the_db_file_alone_holds_every_acknowledged_write(path: 
             assert ids_in_copy(path, path.with_name(f"copy-{round_number}b.db")) == acknowledged
 
 
-async def test_writers_at_once_share_a_transaction(path: Path, records: Records, statements: list[str]) -> None:
+async def test_writers_at_once_share_a_transaction(
+    path: Path, records: Records, statements: list[str], lock_out: LockOut
+) -> None:
     created = [records.tavern() for _ in range(MAX_BATCH)]
     async with open_sqlite_store(path) as store:
         statements.clear()
-        outsider = Outsider(path)
+        let_go = lock_out(path)
         async with trio.open_nursery() as nursery:
             for tavern, channels in created:
                 nursery.start_soon(store.create_tavern, tavern, channels)
             await trio.testing.wait_all_tasks_blocked()
-            outsider.let_go()
+            let_go()
         assert statements.count("COMMIT") == 1
         assert store.transactions == 1
         assert store.checkpoints == 1
@@ -126,19 +116,21 @@ async def test_writers_at_once_share_a_transaction(path: Path, records: Records,
         assert len(ids_in_copy(path, path.with_name("copy.db"))) == 2 * MAX_BATCH
 
 
-async def test_under_load_the_checkpoint_waits_for_the_last_transaction(path: Path, records: Records) -> None:
+async def test_under_load_the_checkpoint_waits_for_the_last_transaction(
+    path: Path, records: Records, lock_out: LockOut
+) -> None:
     created = [records.tavern() for _ in range(3 * MAX_BATCH)]
     async with open_sqlite_store(path) as store:
-        outsider = Outsider(path)
+        let_go = lock_out(path)
         async with trio.open_nursery() as nursery:
             for tavern, channels in created:
                 nursery.start_soon(store.create_tavern, tavern, channels)
             await trio.testing.wait_all_tasks_blocked()
-            outsider.let_go()
+            let_go()
         assert (store.transactions, store.checkpoints) == (3, 1)
 
 
-async def test_a_failing_item_fails_alone(path: Path, records: Records) -> None:
+async def test_a_failing_item_fails_alone(path: Path, records: Records, lock_out: LockOut) -> None:
     async with open_sqlite_store(path):
         pass
     connection = sqlite3.connect(path)
@@ -156,7 +148,7 @@ async def test_a_failing_item_fails_alone(path: Path, records: Records) -> None:
                 await store.create_tavern(bad, bad_channels)
             failures.append(caught.value)
 
-        outsider = Outsider(path)
+        let_go = lock_out(path)
         async with trio.open_nursery() as nursery:
             for tavern, channels in good[:3]:
                 nursery.start_soon(store.create_tavern, tavern, channels)
@@ -164,7 +156,7 @@ async def test_a_failing_item_fails_alone(path: Path, records: Records) -> None:
             for tavern, channels in good[3:]:
                 nursery.start_soon(store.create_tavern, tavern, channels)
             await trio.testing.wait_all_tasks_blocked()
-            outsider.let_go()
+            let_go()
         assert store.transactions == 1
         assert len(failures) == 1
         assert store.tavern(bad.id) is None
@@ -193,11 +185,11 @@ def fill(ballast: Path) -> None:
             while True:
                 file.write(bytes(4096))
         except OSError as error:
-            assert error.errno == errno.ENOSPC  # noqa: PT017  - the last of many writes
+            assert error.errno == errno.ENOSPC
 
 
 async def test_a_full_disk_fails_the_whole_transaction_and_the_server_lives_on(
-    tiny_disk: Path, records: Records, statements: list[str]
+    tiny_disk: Path, records: Records, statements: list[str], lock_out: LockOut
 ) -> None:
     path = tiny_disk / "tavern.db"
     async with open_sqlite_store(path) as store:
@@ -207,7 +199,7 @@ async def test_a_full_disk_fails_the_whole_transaction_and_the_server_lives_on(
         fill(ballast)
         statements.clear()
         batch = [records.tavern(name="x" * 10_000) for _ in range(10)]
-        await expect_all_to_fail(store, path, batch, "full")
+        await expect_all_to_fail(store, path, batch, "full", lock_out)
         assert "COMMIT" in statements  # each insert went well, it was the commit that the disk refused
         assert store.tavern_count() == 1
         assert store.tavern(before.id) == before
@@ -219,7 +211,7 @@ async def test_a_full_disk_fails_the_whole_transaction_and_the_server_lives_on(
 
 
 async def test_a_database_that_may_not_grow_fails_writes_and_not_reads(
-    path: Path, records: Records, monkeypatch: pytest.MonkeyPatch
+    path: Path, records: Records, monkeypatch: pytest.MonkeyPatch, lock_out: LockOut
 ) -> None:
     prepare = sqlite_module._prepare
 
@@ -231,12 +223,14 @@ async def test_a_database_that_may_not_grow_fails_writes_and_not_reads(
     async with open_sqlite_store(path) as store:
         tavern, channels = records.tavern()
         await store.create_tavern(tavern, channels)
-        await expect_all_to_fail(store, path, [records.tavern(name="x" * 16_000) for _ in range(5)], "full")
+        await expect_all_to_fail(store, path, [records.tavern(name="x" * 16_000) for _ in range(5)], "full", lock_out)
         assert store.tavern(tavern.id) == tavern
         await store.create_channel(records.channel(tavern.id))
 
 
-async def expect_all_to_fail(store: SqliteStore, path: Path, batch: list[Created], match: str) -> None:
+async def expect_all_to_fail(
+    store: SqliteStore, path: Path, batch: list[Created], match: str, lock_out: LockOut
+) -> None:
     """Create them in one transaction, which fails for every one."""
     failed = 0
     transactions = store.transactions
@@ -248,32 +242,44 @@ async def expect_all_to_fail(store: SqliteStore, path: Path, batch: list[Created
         failed += 1
         assert store.tavern(tavern.id) is None
 
-    outsider = Outsider(path)
+    let_go = lock_out(path)
     async with trio.open_nursery() as nursery:
         for tavern, channels in batch:
             nursery.start_soon(create, tavern, channels)
         await trio.testing.wait_all_tasks_blocked()
-        outsider.let_go()
+        let_go()
     assert failed == len(batch)
     assert store.transactions == transactions
 
 
 async def test_a_lock_that_never_ends_fails_what_waits_for_it_together(
-    path: Path, records: Records, monkeypatch: pytest.MonkeyPatch
+    path: Path, records: Records, monkeypatch: pytest.MonkeyPatch, statements: list[str], lock_out: LockOut
 ) -> None:
-    monkeypatch.setattr(sqlite_module, "BUSY_TIMEOUT_MS", 50)
-    async with open_sqlite_store(path) as store:
-        first, _ = records.tavern()
-        outsider = Outsider(path)
+    monkeypatch.setattr(sqlite_module, "BUSY_TIMEOUT_MS", 500)
+    created = [records.tavern() for _ in range(20)]
+    failed = 0
+
+    async def create(store: SqliteStore, tavern: TavernRecord, channels: tuple[ChannelRecord, ...]) -> None:
+        nonlocal failed
         with pytest.raises(WriteFailed, match="locked"):
-            await store.create_tavern(first, ())
-        outsider.let_go()
-        await store.create_tavern(first, ())
+            await store.create_tavern(tavern, channels)
+        failed += 1
 
-
-async def test_a_full_queue_refuses_at_once_and_recovers(path: Path, records: Records) -> None:
     async with open_sqlite_store(path) as store:
-        outsider = Outsider(path)
+        statements.clear()
+        let_go = lock_out(path)
+        async with trio.open_nursery() as nursery:
+            for tavern, channels in created:
+                nursery.start_soon(create, store, tavern, channels)
+        assert failed == 20
+        assert statements.count("BEGIN IMMEDIATE") == 1  # one wait for all, not one after the other
+        let_go()
+        await store.create_tavern(*created[0])
+
+
+async def test_a_full_queue_refuses_at_once_and_recovers(path: Path, records: Records, lock_out: LockOut) -> None:
+    async with open_sqlite_store(path) as store:
+        let_go = lock_out(path)
         async with trio.open_nursery() as nursery:
             first, first_channels = records.tavern()
             nursery.start_soon(store.create_tavern, first, first_channels)
@@ -288,88 +294,6 @@ async def test_a_full_queue_refuses_at_once_and_recovers(path: Path, records: Re
             late, late_channels = records.tavern()
             with pytest.raises(StoreBusy):
                 await store.create_tavern(late, late_channels)
-            outsider.let_go()
+            let_go()
         await store.create_tavern(late, late_channels)
         assert store.tavern_count() == QUEUE_LIMIT + 2
-
-
-async def test_the_work_of_a_cancelled_caller_is_still_done(path: Path, records: Records) -> None:
-    tavern, channels = records.tavern()
-    other, _ = records.tavern()
-    async with open_sqlite_store(path) as store:
-        outsider = Outsider(path)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(store.create_tavern, tavern, channels)
-            await trio.testing.wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
-        assert store.tavern(tavern.id) is None
-        outsider.let_go()
-        await store.create_tavern(other, ())  # behind it in the queue
-        assert store.tavern(tavern.id) == tavern
-        assert store.channels(tavern.id) == channels
-
-
-async def test_closing_finishes_what_is_queued_even_when_all_is_cancelled(path: Path, records: Records) -> None:
-    created = [records.tavern() for _ in range(QUEUE_LIMIT)]
-    with trio.CancelScope() as scope:
-        async with open_sqlite_store(path) as store, trio.open_nursery() as nursery:
-            outsider = Outsider(path)
-            for tavern, channels in created:
-                nursery.start_soon(store.create_tavern, tavern, channels)
-            await trio.testing.wait_all_tasks_blocked()
-            scope.cancel()
-            outsider.let_go()
-    async with open_sqlite_store(path) as store:
-        assert store.tavern_count() == QUEUE_LIMIT
-
-
-async def test_a_closed_store_refuses_writes_and_still_reads(path: Path, records: Records) -> None:
-    tavern, channels = records.tavern()
-    async with open_sqlite_store(path) as store:
-        await store.create_tavern(tavern, channels)
-    with pytest.raises(trio.ClosedResourceError):
-        await store.create_channel(records.channel(tavern.id))
-    assert store.channels(tavern.id) == channels
-
-
-async def test_opening_can_be_cancelled_and_leaves_the_file_free(path: Path) -> None:
-    async with open_sqlite_store(path):
-        pass
-    outsider = Outsider(path)
-    with trio.CancelScope() as scope:
-        async with trio.open_nursery() as nursery:
-
-            async def opening() -> None:
-                async with open_sqlite_store(path):
-                    raise AssertionError("opened a locked database")
-
-            nursery.start_soon(opening)
-            await trio.testing.wait_all_tasks_blocked()
-            scope.cancel()
-            outsider.let_go()
-    async with open_sqlite_store(path):
-        pass
-
-
-async def test_the_shutdown_has_an_end_when_the_disk_has_none(
-    path: Path, records: Records, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("tavern.store.worker.STOP_LIMIT_S", 0.05)
-    outsider: Outsider | None = None
-    tavern, channels = records.tavern()
-    with trio.CancelScope() as scope:
-        async with open_sqlite_store(path) as store, trio.open_nursery() as nursery:
-            outsider = Outsider(path)
-            nursery.start_soon(store.create_tavern, tavern, channels)
-            await trio.testing.wait_all_tasks_blocked()
-            scope.cancel()
-    assert "did not finish" in caplog.text
-    assert outsider is not None
-    outsider.let_go()
-    await until_the_thread_is_gone()
-
-
-async def until_the_thread_is_gone() -> None:
-    for thread in threading.enumerate():
-        if thread.name == "tavern-store":
-            await trio.to_thread.run_sync(thread.join)

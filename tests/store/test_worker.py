@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from tavern.store.base import WriteFailed
 from tavern.store.sqlite import SqliteStore, open_sqlite_store
 from tavern.store.worker import Worker
 
@@ -96,8 +97,9 @@ async def test_a_bug_while_opening_is_raised_as_it_is() -> None:
 
 
 async def test_a_checkpoint_that_another_program_blocks_fails_no_write_and_is_told_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("tavern.store.sqlite.BUSY_TIMEOUT_MS", 600_000)  # waiting for the reader would hang this test
     path = tmp_path / "tavern.db"
 
     def insert(connection: sqlite3.Connection) -> None:
@@ -119,3 +121,18 @@ async def test_a_checkpoint_that_another_program_blocks_fails_no_write_and_is_to
         reader.close()
         await worker.run(insert, lambda _committed: None)
         assert worker.checkpoints == 2
+
+
+async def test_a_commit_that_fails_and_leaves_the_transaction_open_is_rolled_back(tmp_path: Path) -> None:
+    def orphan(connection: sqlite3.Connection) -> None:
+        connection.execute("PRAGMA defer_foreign_keys = ON")  # the constraint is checked by COMMIT
+        connection.execute("INSERT INTO channels VALUES ('orphan', 'nowhere', '', '')")
+
+    settled: list[bool] = []
+    async with open_sqlite_store(tmp_path / "tavern.db") as store:
+        worker = store._worker
+        with pytest.raises(WriteFailed, match="FOREIGN KEY"):
+            await worker.run(orphan, settled.append)
+        await worker.run(lambda _connection: None, settled.append)
+        assert settled == [False, True]
+        assert worker.transactions == 1
