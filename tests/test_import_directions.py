@@ -102,7 +102,19 @@ def prefixes(dotted: str) -> list[str]:
 
 
 THIRD_PARTY = frozenset(
-    {"anyio", "attrs", "cattrs", "h11", "hypercorn", "ifaddr", "msgspec", "starlette", "trio", "trio_websocket", "wsproto"}
+    {
+        "anyio",
+        "attrs",
+        "cattrs",
+        "h11",
+        "hypercorn",
+        "ifaddr",
+        "msgspec",
+        "starlette",
+        "trio",
+        "trio_websocket",
+        "wsproto",
+    }
 )
 
 

@@ -118,14 +118,15 @@ def _secret(text: str) -> str:
 
 
 def _path(text: str) -> Path:
-    if "\0" in text:
-        raise ValueError("must be a file path")
-    return Path(text).expanduser()
+    path = Path(text).expanduser()
+    if "\0" in text or not path.name:
+        raise ValueError("must be the path of a file")
+    return path
 
 
 def _setting(variable: str, default: Any, parse: Parser, help_text: str, *, shown_default: str | None = None) -> Any:
     metadata = {"variable": variable, "parse": parse, "help": help_text, "default": shown_default or str(default)}
-    return attrs.field(default=default, metadata=metadata)
+    return attrs.field(default=default, metadata=metadata, repr=variable != "TAVERN_TURN_SECRET")
 
 
 @attrs.frozen(kw_only=True)
