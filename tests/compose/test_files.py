@@ -119,6 +119,7 @@ def test_image_and_compose_file_check_health_alike(service: Any) -> None:
 def test_the_build_is_the_repositorys_own(service: Any) -> None:
     assert (COMPOSE / service["build"]["context"]).resolve() == REPOSITORY
     assert (REPOSITORY / service["build"]["dockerfile"]).samefile(COMPOSE / "Dockerfile")
+    assert "image" not in service  # with a name, Compose would ask a registry for it before it builds
 
 
 def test_the_dockerfile_needs_no_frontend_from_the_network() -> None:
