@@ -24,10 +24,11 @@ export class FakeClock {
 export class FakeConnection {
   signalingState = "stable";
   connectionState = "new";
+  iceGatheringState = "complete";
+  localDescription = null;
   closed = false;
   candidates = [];
   remote = [];
-  local = [];
   transceivers = [];
 
   constructor(configuration) {
@@ -55,7 +56,7 @@ export class FakeConnection {
   }
 
   async setLocalDescription(description) {
-    this.local.push(description);
+    this.localDescription = { ...description };
     this.signalingState = description.type === "offer" ? "have-local-offer" : "stable";
   }
 
@@ -86,8 +87,9 @@ export class FakeConnection {
     this.onconnectionstatechange?.();
   }
 
-  /** Finds a candidate. */
+  /** Finds a candidate, which is in the description from then on. */
   find(candidate) {
+    if (this.localDescription) this.localDescription.sdp += `\r\na=${candidate}`;
     this.onicecandidate?.({ candidate: { candidate, toJSON: () => ({ candidate, sdpMid: "0" }) } });
   }
 }

@@ -101,21 +101,42 @@ test("candidates that are refused or no JSON do no harm", async (context) => {
   assert.equal(parseCandidate("null"), null);
 });
 
-test("our candidates follow our description, and useless ones stay here", async (context) => {
+test("what is found at once goes along with our description, what is found later follows, if it is of use", async (context) => {
   const { mesh, world } = made(context);
   mesh.enter(PLACE, []);
   mesh.peerJoined("z");
   await Promise.resolve();
-  await Promise.resolve();
+  world.connections[0].iceGatheringState = "gathering";
+  await settle();
   world.connections[0].find("candidate:early typ host");
+  assert.deepEqual(said(world), []);
+  mock.timers.tick(250);
   await settle();
   world.connections[0].find("candidate:1 1 tcp 1 10.0.0.1 9 typ host tcptype active");
   world.connections[0].find("");
   world.connections[0].onicecandidate({ candidate: null });
   world.connections[0].find("candidate:late typ relay");
-  assert.deepEqual(said(world), ["offer z", "ice-candidate z", "ice-candidate z"]);
-  assert.equal(JSON.parse(world.sent[1].candidate).candidate, "candidate:early typ host");
+  assert.deepEqual(said(world), ["offer z", "ice-candidate z"]);
+  assert.match(world.sent[0].sdp, /a=candidate:early typ host/);
+  assert.equal(JSON.parse(world.sent[1].candidate).candidate, "candidate:late typ relay");
   assert.ok(!isUseful(""));
+});
+
+test("a description goes out as soon as all candidates are found", async (context) => {
+  const { mesh, world } = made(context);
+  mesh.enter(PLACE, []);
+  mesh.peerJoined("z");
+  await Promise.resolve();
+  const [connection] = world.connections;
+  connection.iceGatheringState = "gathering";
+  await settle();
+  connection.onicegatheringstatechange();
+  await settle();
+  assert.deepEqual(said(world), []);
+  connection.iceGatheringState = "complete";
+  connection.onicegatheringstatechange();
+  await settle();
+  assert.deepEqual(said(world), ["offer z"]);
 });
 
 test("joining again tears everything down", async (context) => {

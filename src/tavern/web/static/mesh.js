@@ -41,8 +41,7 @@
  * @property {RTCPeerConnection} connection
  * @property {boolean} offering
  * @property {boolean} remoteSet
- * @property {boolean} described whether our description is on its way, so that candidates may follow it
- * @property {string[]} held candidates that wait for that
+ * @property {boolean} described whether our description is on its way; candidates found later follow one by one
  * @property {boolean} sawRelay
  * @property {boolean} relayNamed
  * @property {number} connectedAt
@@ -61,6 +60,12 @@ const CONNECT_MS = 20_000;
 const STEP_IN_MS = 12_000;
 /** A pair that lived this long was a good one: rebuilding starts counting anew. */
 const STEADY_MS = 30_000;
+/**
+ * How long our description waits for candidates to take along. Those of this machine are there at once and the relay
+ * answers in two round trips, so that a pair mostly costs one message instead of ten: with seven others, and a server
+ * that counts, this is what keeps joining fast.
+ */
+const GATHER_MS = 250;
 /** Candidates kept for a description that has not come. */
 const MOST_EARLY = 64;
 
@@ -312,7 +317,6 @@ export class Mesh {
       offering,
       remoteSet: false,
       described: false,
-      held: [],
       sawRelay: false,
       relayNamed: servers.some(({ urls }) => [urls].flat().some((url) => url.startsWith("turn"))),
       connectedAt: Infinity,
@@ -322,9 +326,7 @@ export class Mesh {
     connection.onicecandidate = ({ candidate }) => {
       if (link.pair !== pair || !candidate || !isUseful(candidate.candidate)) return;
       if (/ typ relay\b/.test(candidate.candidate)) pair.sawRelay = true;
-      const json = JSON.stringify(candidate.toJSON());
-      if (pair.described) this.#sendCandidate(link, json);
-      else pair.held.push(json);
+      if (pair.described) this.#sendCandidate(link, JSON.stringify(candidate.toJSON()));
     };
     connection.ontrack = ({ track }) => {
       if (link.pair === pair && track.kind === "audio") this.#options.onTrack(link.peer, track);
@@ -382,13 +384,17 @@ export class Mesh {
    * @param {RTCSessionDescriptionInit} description
    */
   async #describe(link, pair, description) {
-    await pair.connection.setLocalDescription(description);
-    const place = this.#place;
-    if (link.pair !== pair || !place) return;
-    const type = pair.offering ? "offer" : "answer";
-    this.#options.send({ type, target: link.peer, ...place, sdp: withVoiceOpus(description.sdp ?? "") });
-    pair.described = true;
-    for (const json of pair.held.splice(0)) this.#sendCandidate(link, json);
+    const { connection } = pair;
+    await connection.setLocalDescription(description);
+    // Not awaited here: the other side's candidates need not wait for ours.
+    void gathered(connection).then(() => {
+      const sdp = connection.localDescription?.sdp;
+      const place = this.#place;
+      if (link.pair !== pair || !place || sdp === undefined) return;
+      const type = pair.offering ? "offer" : "answer";
+      this.#options.send({ type, target: link.peer, ...place, sdp: withVoiceOpus(sdp) });
+      pair.described = true;
+    });
   }
 
   /**
@@ -458,6 +464,24 @@ export class Mesh {
   #now() {
     return (this.#options.now ?? Date.now)();
   }
+}
+
+/**
+ * All candidates are found, or enough time was spent on them.
+ *
+ * @param {RTCPeerConnection} connection
+ * @returns {Promise<void>}
+ */
+function gathered(connection) {
+  if (connection.iceGatheringState === "complete") return Promise.resolve();
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, GATHER_MS);
+    connection.onicegatheringstatechange = () => {
+      if (connection.iceGatheringState !== "complete") return;
+      clearTimeout(timer);
+      resolve();
+    };
+  });
 }
 
 /**

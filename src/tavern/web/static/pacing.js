@@ -1,16 +1,19 @@
 /**
  * Sends what the page has to say no faster than the server listens.
  *
- * A page that joins seven others has about a hundred messages at once, and the server cuts off who sends more than 30 in
- * any second. So: at most `limit` in any `window`, what matters first (requests, then offers and answers, then
- * candidates), and everything for one target in the order in which it was made.
+ * The server cuts off who sends more than 30 messages in any second, by its own clock, and a network or a machine that
+ * holds its breath for a second delivers two seconds' worth at once. So: `BURST` at once, then one every `STEP_MS`, which
+ * makes 30 in any two seconds. What matters goes first (requests, then offers and answers, then candidates), and
+ * everything for one target in the order in which it was made.
  *
  * @typedef {import("./messages.js").ClientMessage} ClientMessage
  */
 
-/** Messages in any window; the server's limit is 30 a second, and the network may press them together a little. */
-const LIMIT = 25;
-const WINDOW_MS = 1100;
+const BURST = 10;
+const STEP_MS = 100;
+
+/** How long to be silent when the server found us too fast all the same. */
+const SILENCE_MS = 1_100;
 
 /** How much may wait before candidates are dropped: far above what eight people need, so only a fault gets there. */
 const MOST_QUEUED = 1000;
@@ -31,8 +34,8 @@ export class Pacer {
   #now;
   /** @type {(run: () => void, ms: number) => unknown} */
   #later;
-  /** Times of the last `LIMIT` sends. @type {number[]} */
-  #sent = [];
+  /** When the allowance is whole again; each message moves it on by a step. */
+  #whole = 0;
   /** One queue per target; requests to the server itself are target "". @type {Map<string, ClientMessage[]>} */
   #queues = new Map();
   #queued = 0;
@@ -74,21 +77,20 @@ export class Pacer {
   reset() {
     this.#queues.clear();
     this.#queued = 0;
-    this.#sent = [];
+    this.#whole = 0;
     this.#notBefore = 0;
   }
 
-  /** The server found us too fast all the same: silence for a whole window. */
+  /** The server found us too fast: silence for a while. */
   pause() {
-    this.#notBefore = this.#now() + WINDOW_MS;
+    this.#notBefore = this.#now() + SILENCE_MS;
   }
 
   #pump() {
     if (this.#waiting) return;
     while (this.#queued > 0) {
       const now = this.#now();
-      const oldest = this.#sent.length < LIMIT ? -Infinity : (this.#sent[0] ?? -Infinity);
-      const wait = Math.max(oldest + WINDOW_MS, this.#notBefore) - now;
+      const wait = Math.max(this.#whole - (BURST - 1) * STEP_MS, this.#notBefore) - now;
       if (wait > 0) {
         this.#waiting = true;
         this.#later(() => {
@@ -98,8 +100,7 @@ export class Pacer {
         return;
       }
       const message = this.#take();
-      this.#sent.push(now);
-      if (this.#sent.length > LIMIT) this.#sent.shift();
+      this.#whole = Math.max(this.#whole, now) + STEP_MS;
       this.#send(message);
     }
   }
