@@ -89,9 +89,9 @@ def test_each_sees_and_hears_the_other(arrive: Arrive, server: RunningServer) ->
     ada.page.get_by_label("Your name").press("Tab")
     ben.person("Ada Lovelace").wait_for()
 
-    ada.page.get_by_role("button", name="Leave").click()
+    ada.page.get_by_role("button", name="Leave").press("Enter")
     ben.person("Ada").wait_for(state="detached")
-    ada.page.locator("#join").wait_for()
+    ada.page.locator("#join:focus").wait_for()
     ada.person("Ben").wait_for()  # who only looks still sees who is there
     assert ada.call_stats() == []
     assert ben.call_stats() == []
@@ -102,6 +102,8 @@ def test_a_third_joins_and_a_new_channel_appears_once(arrive: Arrive, server: Ru
     cleo = arrive(ada.page.url)
     cleo.page.get_by_label("Your name").fill("Cleo")
     cleo.page.get_by_label("Your name").press("Enter")
+    cleo.in_call()
+    assert cleo.page.evaluate("document.activeElement.id") == "display-name", "who is typing is left in peace"
     for visitor, others in ((ada, ("Ben", "Cleo")), (ben, ("Ada", "Cleo")), (cleo, ("Ada", "Ben"))):
         for other in others:
             visitor.sees_connected(other)
@@ -133,6 +135,19 @@ def test_the_call_comes_back_with_the_server(arrive: Arrive, tmp_path: Path) -> 
             visitor.sees_connected(other)
             visitor.hears_more()
             assert [one.local for one in visitor.call_stats()] == ["relay"]
+
+
+def test_a_tavern_that_a_restart_forgot_is_said_to_be_gone(arrive: Arrive) -> None:
+    settings = {**SETTINGS, "PORT": str(free_port())}
+    with running_server(settings) as first:
+        ada = arrive(first.url)
+        ada.create_tavern("Short-lived")
+        ada.join("Ada")
+        assert ada.page.evaluate("document.activeElement.id") == "mute", "the keyboard goes on where the sound is"
+    with running_server(settings):
+        ada.page.get_by_role("heading", name="There is no such tavern here").wait_for()
+        ada.page.locator("#call").wait_for(state="hidden")
+        ada.page.locator("#notice", has_text="does not exist").wait_for()
 
 
 def test_a_second_page_takes_over_and_the_first_does_not_fight(arrive: Arrive, server: RunningServer) -> None:

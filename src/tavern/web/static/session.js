@@ -52,6 +52,8 @@ import { strings } from "./strings.js";
 const LOOK_MS = 5_000;
 /** In a call the same question tells whether the connection is alive, and who is in the other channels. */
 const CALL_LOOK_MS = 15_000;
+/** After the server asked us to slow down. */
+const SLOWER_MS = 3_000;
 /** In `Levels`, our own voice. */
 const SELF = "";
 
@@ -355,6 +357,7 @@ export class Session {
   #connectionChanged(connection) {
     this.#change({ connection });
     if (connection === "open") {
+      this.#change({ missing: false }); // it may be another server by now, or one whose database is back
       this.#ice.refresh();
       this.#look();
       void this.#enter();
@@ -371,8 +374,8 @@ export class Session {
   /** Asks how the tavern looked at is, now and then again. */
   #look() {
     clearTimeout(this.#lookTimer);
-    const { call, tavernId } = this.state;
-    const asked = tavernId ?? call?.tavern.id;
+    const { call, tavernId, missing } = this.state;
+    const asked = missing ? undefined : (tavernId ?? call?.tavern.id);
     if (asked !== undefined && this.#signaling.isOpen && (call || document.visibilityState === "visible")) {
       this.#signaling.probe({ type: "get-tavern-info", tavernId: asked });
     }
@@ -496,12 +499,16 @@ export class Session {
         return; // somebody left while a message was on its way
       case "Another connection has this identity":
         return; // another page is in a call, and may stay in it
-      case "Tavern not found":
-        if (this.state.tavernId !== null && !this.state.tavern) {
-          forgetVisit(this.state.tavernId);
-          this.#change({ missing: true });
-        }
-        break;
+      case "rate-limited":
+        if (!this.#goal) break;
+        setTimeout(() => void this.#enter(), SLOWER_MS); // perhaps it was the wish to be let in that was not heard
+        return;
+      case "Tavern not found": {
+        const { tavernId } = this.state;
+        if (tavernId === null || (this.#goal && this.#goal.tavern.id !== tavernId)) break;
+        forgetVisit(tavernId);
+        this.#change({ missing: true, tavern: null });
+      }
     }
     const { call } = this.state;
     if (this.#goal) {

@@ -130,15 +130,15 @@ export const strings = {
     title: "You can look, but not talk, on this address",
     text: "Browsers give a microphone, and a place to keep a key, only to pages that came over https, or from this very computer as localhost.",
     mendTitle: "How to mend it",
-    mend: [
+    mend: (/** @type {string} */ here) => [
       "Start the server with TAVERN_TLS_CERT and TAVERN_TLS_KEY, and open the page over https.",
       "Or put a proxy that speaks https in front of it (nginx, Caddy).",
-      "Or, on the computer where the server runs, open it as http://localhost.",
+      `Or, on the computer where the server runs, open it as ${here}`,
     ],
   },
 
   replaced: {
-    title: "You are in from another tab or window",
+    title: "You are in from another tab or window.",
     text: "One identity can be in one place at a time. The other page has it now.",
     useHere: "Use here",
   },

@@ -23,7 +23,7 @@ export class CallView {
     class: "where",
     onclick: () => this.#actions.openTavern(this.#tavernId),
   });
-  #with = el("p", { class: "hint" });
+  #with = el("p", { class: "hint", role: "status" });
   #mute = el("button", {
     type: "button",
     id: "mute",
@@ -73,6 +73,10 @@ export class CallView {
         ),
       ),
     );
+  }
+
+  focus() {
+    (this.#mute.hidden ? this.#useMicrophone : this.#mute).focus();
   }
 
   /** @param {import("./session.js").State} state */

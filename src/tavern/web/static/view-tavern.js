@@ -87,6 +87,13 @@ export function isGlyph(icon) {
   return icon.trim() !== "" && icon.length <= 12 && !/^[\w:/.-]{3,}$/.test(icon);
 }
 
+/** This page as the computer where the server runs can open it with a microphone. */
+function localUrl() {
+  const url = new URL(location.href);
+  url.hostname = "localhost";
+  return url.href;
+}
+
 export class TavernView {
   #actions;
   /** @type {State | null} */
@@ -174,7 +181,7 @@ export class TavernView {
       el("h2", { id: "insecure-title" }, strings.insecure.title),
       el("p", {}, strings.insecure.text),
       el("h3", {}, strings.insecure.mendTitle),
-      el("ul", {}, ...strings.insecure.mend.map((text) => el("li", {}, text))),
+      el("ul", {}, ...strings.insecure.mend(localUrl()).map((text) => el("li", {}, text))),
     );
     this.#invite.append(
       el("h2", { id: "invite-title" }, words.inviteTitle),
@@ -182,7 +189,8 @@ export class TavernView {
         ? [el("p", { id: "loopback" }, words.loopback)]
         : [
             el("label", { for: "invite-link", class: "visually-hidden" }, words.inviteLabel),
-            el("div", { class: "field" }, this.#link, this.#copy),
+            this.#link,
+            this.#copy,
             this.#copied,
             this.#copyProblem,
           ]),
@@ -270,8 +278,9 @@ export class TavernView {
     });
   }
 
+  /** To the way in, or to what stands in its place. */
   focus() {
-    this.#heading.focus();
+    (this.#joinButton.hidden || this.#joinButton.disabled ? this.#heading : this.#joinButton).focus();
   }
 
   /** @param {{listenOnly?: boolean}} [options] */

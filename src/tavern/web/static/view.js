@@ -25,6 +25,7 @@ export class View {
   #call;
   /** @type {string | null | undefined} */
   #shown = undefined;
+  #inCall = false;
   #connectionText = el("span");
   #connection = el("div", { class: "banner late", role: "status", id: "connection" });
   #noticeText = el("span");
@@ -97,6 +98,15 @@ export class View {
     this.#call.update(state);
     document.body.classList.toggle("in-call", call !== null);
     document.title = state.tavern ? `${state.tavern.name} · ${strings.appName}` : strings.appName;
+    // What was pressed is gone from the page: the keyboard goes on with what came in its place.
+    if (this.#inCall !== (call !== null)) {
+      this.#inCall = call !== null;
+      const focused = document.activeElement;
+      if (!focused || focused === document.body || focused.getClientRects().length === 0) {
+        if (this.#inCall) this.#call.focus();
+        else if (tavernId !== null) this.#tavern.focus();
+      }
+    }
     if (this.#shown !== tavernId) {
       if (this.#shown !== undefined) window.scrollTo(0, 0);
       if (this.#shown === null) this.#home.clear();
