@@ -85,6 +85,7 @@ function update(row, person) {
   show(part(".muted-mark"), person.muted);
   const { state } = person;
   setText(part(".state"), state ? strings.peer[state] : "");
+  show(part(".state"), state !== null);
   show(part("button"), state === "failed");
   const broken = state === "failed" || state === "retrying";
   setText(part(".trouble"), broken ? strings.peer.connectionFailed(person.name, person.trouble) : "");
