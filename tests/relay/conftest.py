@@ -1,0 +1,167 @@
+"""A running relay on loopback with free ports, and a client that speaks to it over a real socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from ipaddress import ip_address, ip_network
+
+import attrs
+import pytest
+import trio
+
+from tavern.addresses import SocketAddress
+from tavern.relay.service import Relay, RelayConfig
+from tavern.stun.attributes import decode_xor_address, encode_xor_address
+from tavern.stun.integrity import long_term_key
+from tavern.stun.message import Attribute, AttributeType, Message, MessageClass, Method, encode, parse
+from tavern.turn.auth import Credential
+
+UDP: Attribute = (AttributeType.REQUESTED_TRANSPORT, b"\x11\x00\x00\x00")
+LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+
+
+def free_range(size: int) -> tuple[int, int]:
+    """A range of ports that were free a moment ago; a port that is not free any more is skipped by the relay."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("127.0.0.1", 0))
+        first = min(sock.getsockname()[1], 65535 - size)
+    return first, first + size - 1
+
+
+def config(**changes: object) -> RelayConfig:
+    first, last = free_range(100)
+    plain = RelayConfig(
+        hosts=("127.0.0.1",),
+        port=0,
+        min_relay_port=first,
+        max_relay_port=last,
+        realm="localhost",
+        secrets=("north",),
+        advertised_addresses=(ip_address("127.0.0.1"), ip_address("::1")),
+        allow_peers=LOOPBACK,
+        user_quota=50,
+        unauthenticated_rate=64,
+    )
+    return attrs.evolve(plain, **changes)  # type: ignore[arg-type]
+
+
+@attrs.define(eq=False)
+class Running:
+    relay: Relay
+    addresses: tuple[SocketAddress, ...]
+    nursery: trio.Nursery
+
+    @property
+    def port(self) -> int:
+        return self.addresses[0][1]
+
+
+Start = Callable[..., AbstractAsyncContextManager[Running]]
+
+
+@asynccontextmanager
+async def start(**changes: object) -> AsyncIterator[Running]:
+    relay = Relay(config(**changes))
+    async with trio.open_nursery() as nursery:
+        addresses: tuple[SocketAddress, ...] = await nursery.start(relay.run)
+        yield Running(relay, addresses, nursery)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def start_relay() -> Start:
+    return start
+
+
+@attrs.define(eq=False)
+class TurnClient:
+    """One client socket; every wait ends after five seconds."""
+
+    sock: trio.socket.SocketType
+    server: tuple[object, ...]
+    credential: Credential
+    nonce: bytes = b""
+
+    @classmethod
+    async def connect(cls, running: Running, host: str = "127.0.0.1", user: str = "bob") -> TurnClient:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = trio.socket.socket(family, socket.SOCK_DGRAM)
+        await sock.bind(("::1" if ":" in host else "127.0.0.1", 0))
+        return cls(sock, (host, running.port), running.relay.mint_credential(user, 600))
+
+    def close(self) -> None:
+        self.sock.close()
+
+    async def send(self, data: bytes) -> None:
+        await self.sock.sendto(data, self.server)
+
+    async def receive(self) -> bytes:
+        with trio.fail_after(5):
+            data, sender = await self.sock.recvfrom(65535)
+        assert sender[:2] == self.server, "a reply from another address"
+        return bytes(data)
+
+    async def binding(self) -> Message:
+        await self.send(encode(Method.BINDING, MessageClass.REQUEST, os.urandom(12)))
+        return parse(await self.receive())
+
+    async def request(self, method: int, *attributes: Attribute, peer: SocketAddress | None = None) -> Message:
+        """Sends it again with the nonce that the first answer brings, as clients do."""
+        while True:
+            transaction_id = os.urandom(12)
+            own = list(attributes)
+            if peer is not None:
+                value = encode_xor_address(ip_address(peer[0]), peer[1], transaction_id)
+                own.append((AttributeType.XOR_PEER_ADDRESS, value))
+            username, password = self.credential.username.encode(), self.credential.password.encode()
+            own += [
+                (AttributeType.USERNAME, username),
+                (AttributeType.REALM, b"localhost"),
+                (AttributeType.NONCE, self.nonce),
+            ]
+            key = long_term_key(username, b"localhost", password)
+            await self.send(encode(method, MessageClass.REQUEST, transaction_id, own, integrity_key=key))
+            answer = parse(await self.receive())
+            if answer.get(AttributeType.ERROR_CODE) is None or answer.get(AttributeType.NONCE) is None:
+                return answer
+            self.nonce = answer.get(AttributeType.NONCE) or b""
+
+    async def allocate(self, *attributes: Attribute) -> SocketAddress:
+        answer = await self.request(Method.ALLOCATE, UDP, *attributes)
+        value = answer.get(AttributeType.XOR_RELAYED_ADDRESS)
+        assert value is not None, answer
+        address, port = decode_xor_address(value, answer.transaction_id)
+        return str(address), port
+
+    async def permit(self, peer: SocketAddress) -> Message:
+        return await self.request(Method.CREATE_PERMISSION, peer=peer)
+
+    async def bind(self, number: int, peer: SocketAddress) -> Message:
+        channel = (AttributeType.CHANNEL_NUMBER, number.to_bytes(2, "big") + b"\0\0")
+        return await self.request(Method.CHANNEL_BIND, channel, peer=peer)
+
+    async def send_indication(self, payload: bytes, peer: SocketAddress) -> None:
+        transaction_id = os.urandom(12)
+        value = encode_xor_address(ip_address(peer[0]), peer[1], transaction_id)
+        attributes = [(AttributeType.XOR_PEER_ADDRESS, value), (AttributeType.DATA, payload)]
+        await self.send(encode(Method.SEND, MessageClass.INDICATION, transaction_id, attributes))
+
+
+Connect = Callable[..., AbstractAsyncContextManager[TurnClient]]
+
+
+@asynccontextmanager
+async def connect(running: Running, host: str = "127.0.0.1", user: str = "bob") -> AsyncIterator[TurnClient]:
+    client = await TurnClient.connect(running, host, user)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+@pytest.fixture
+def connect_client() -> Connect:
+    return connect

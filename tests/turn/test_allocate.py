@@ -1,0 +1,272 @@
+"""RFC 8656 §7, §8: Allocate's checks in their order, lifetimes, ports, retransmissions, Refresh."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+
+from tavern.stun.attributes import decode_lifetime, decode_xor_address
+from tavern.stun.message import Attribute, AttributeType, Message, MessageClass, Method
+from tavern.turn.commands import AddFlow, RemoveFlow, SendToClient
+from tavern.turn.five_tuple import Transport
+
+if TYPE_CHECKING:
+    from tests.turn.conftest import World
+
+UDP: Attribute = (AttributeType.REQUESTED_TRANSPORT, b"\x11\x00\x00\x00")
+TCP: Attribute = (AttributeType.REQUESTED_TRANSPORT, b"\x06\x00\x00\x00")
+DONT_FRAGMENT: Attribute = (AttributeType.DONT_FRAGMENT, b"")
+RESERVED: Attribute = (AttributeType.RESERVATION_TOKEN, b"12345678")
+EVEN: Attribute = (AttributeType.EVEN_PORT, b"\x00")
+EVEN_AND_NEXT: Attribute = (AttributeType.EVEN_PORT, b"\x80")
+
+
+def family(number: int) -> Attribute:
+    return AttributeType.REQUESTED_ADDRESS_FAMILY, bytes([number, 0, 0, 0])
+
+
+def lifetime(seconds: int) -> Attribute:
+    return AttributeType.LIFETIME, seconds.to_bytes(4, "big")
+
+
+def granted(answer: Message) -> int:
+    value = answer.get(AttributeType.LIFETIME)
+    assert value is not None
+    return decode_lifetime(value)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "code"),
+    [
+        ((), 400),
+        (((AttributeType.REQUESTED_TRANSPORT, b"\x11"),), 400),
+        ((TCP,), 442),
+        ((TCP, DONT_FRAGMENT), 442),  # the transport is judged before
+        ((UDP, DONT_FRAGMENT), 420),
+        ((UDP, RESERVED, family(9)), 420),
+        ((UDP, (0x7F00, b"")), 420),
+        ((TCP, (0x7F00, b"")), 420),  # what is not known at all is judged first
+        ((UDP, family(9)), 440),
+        ((UDP, (AttributeType.REQUESTED_ADDRESS_FAMILY, b"\x01")), 400),
+        ((UDP, (AttributeType.LIFETIME, b"")), 400),
+        ((UDP, (AttributeType.EVEN_PORT, b"")), 400),
+        ((UDP, EVEN_AND_NEXT), 508),
+        ((UDP, (AttributeType.ADDITIONAL_ADDRESS_FAMILY, b"\x02\0\0\0")), 0),
+        ((UDP, (0xFF00, b"whatever")), 0),
+    ],
+)
+def test_7_2_checks_in_their_order(world: World, attributes: tuple[Attribute, ...], code: int) -> None:
+    client = world.client()
+    assert client.error(Method.ALLOCATE, *attributes) == code
+    assert len(world.server.allocations) == (code == 0)
+    assert len(world.server.allocations.ports[1].taken) == (code == 0)  # type: ignore[index]
+
+
+def test_7_2_the_five_tuple_in_use_is_judged_first(world: World) -> None:
+    client = world.client()
+    client.allocate()
+    assert client.error(Method.ALLOCATE, TCP) == 437
+
+
+def test_7_2_five_tuples_differ_by_transport_and_by_local_address(world: World) -> None:
+    client = world.client()
+    client.allocate()
+    attrs.evolve(client, five_tuple=attrs.evolve(client.five_tuple, transport=Transport.TCP)).allocate()
+    attrs.evolve(client, five_tuple=attrs.evolve(client.five_tuple, server=("198.51.100.2", 3478))).allocate()
+    assert len(world.server.allocations) == 3
+
+
+def test_7_2_420_names_the_attributes_and_is_signed(world: World) -> None:
+    client = world.client()
+    answer = client.request(Method.ALLOCATE, UDP, DONT_FRAGMENT, RESERVED)
+    assert answer.get(AttributeType.UNKNOWN_ATTRIBUTES) == b"\x00\x1a\x00\x22"
+    assert answer.is_signed_with(client.key)
+
+
+def test_7_2_success_carries_relayed_and_mapped_address_and_lifetime(world: World) -> None:
+    answer = world.client().request(Method.ALLOCATE, UDP)
+    kinds = [kind for kind, _ in answer.attributes]
+    assert kinds == [
+        AttributeType.XOR_RELAYED_ADDRESS,
+        AttributeType.LIFETIME,
+        AttributeType.XOR_MAPPED_ADDRESS,
+        AttributeType.MESSAGE_INTEGRITY,
+    ]
+    relayed = decode_xor_address(answer.attributes[0][1], answer.transaction_id)
+    mapped = decode_xor_address(answer.attributes[2][1], answer.transaction_id)
+    assert relayed == (ip_address("198.51.100.1"), world.opened[0])
+    assert mapped == (ip_address("203.0.113.7"), 4000)
+
+
+def test_7_2_the_flow_is_added_before_the_client_hears_of_it(world: World) -> None:
+    world.client().allocate()
+    assert [type(command) for command in world.commands[-2:]] == [AddFlow, SendToClient]
+
+
+@pytest.mark.parametrize(
+    ("asked", "given_s"), [(None, 600), (0, 600), (1, 600), (777, 777), (3600, 3600), (2**32 - 1, 3600)]
+)
+def test_7_2_lifetime_is_clamped(world: World, asked: int | None, given_s: int) -> None:
+    attributes = () if asked is None else (lifetime(asked),)
+    assert granted(world.client().request(Method.ALLOCATE, UDP, *attributes)) == given_s
+    world.tick(given_s - 0.5)
+    assert len(world.server.allocations) == 1
+    world.tick(0.5)
+    assert len(world.server.allocations) == 0
+    assert isinstance(world.commands[-1], RemoveFlow)
+
+
+def test_7_2_families_that_are_served(world: World, make_world: type[World]) -> None:
+    assert world.client(4001).allocate()[0] == "198.51.100.1"
+    assert world.client(4002).allocate(family(1))[0] == "198.51.100.1"
+    assert world.client(4003).allocate(family(2))[0] == "2001:db8::1"
+    only_4 = make_world(advertised_addresses=(ip_address("198.51.100.1"),))
+    assert only_4.client().error(Method.ALLOCATE, UDP, family(2)) == 440
+    only_6 = make_world(advertised_addresses=(ip_address("2001:db8::1"),))
+    assert only_6.client().error(Method.ALLOCATE, UDP) == 440
+
+
+def test_7_2_even_ports_are_even(world: World) -> None:
+    ports = [world.client(4000 + n).allocate(EVEN)[1] for n in range(5)]
+    assert sorted(ports) == [50000, 50002, 50004, 50006, 50008]
+    world.client(4100, user="eve").allocate()
+    assert world.client(4101, user="eve").error(Method.ALLOCATE, UDP, EVEN) == 508
+
+
+def test_7_2_quota_486_and_it_comes_back(world: World) -> None:
+    clients = [world.client(4000 + n) for n in range(5)]
+    for client in clients:
+        client.allocate()
+    assert world.client(4100).error(Method.ALLOCATE, UDP) == 486
+    world.client(4101, user="eve").allocate()
+    assert clients[0].error(Method.REFRESH, lifetime(0)) == 0
+    world.client(4102).allocate()
+
+
+def test_7_2_no_port_left_508_and_every_port_was_used(world: World) -> None:
+    ports = {world.client(4000 + n, user=str(n)).allocate()[1] for n in range(10)}
+    assert ports == set(range(50000, 50010))
+    assert world.client(4100).error(Method.ALLOCATE, UDP) == 508
+
+
+def test_7_2_a_port_that_cannot_be_bound_is_skipped(world: World) -> None:
+    world.unbindable = set(range(50000, 50007))
+    assert world.client().allocate()[1] in {50007, 50008, 50009}
+    assert len(set(world.opened)) == len(world.opened)
+    assert len(world.server.allocations.ports[1].taken) == 1  # type: ignore[index]
+
+
+def test_7_2_no_port_that_can_be_bound_508_after_bounded_tries(world: World) -> None:
+    world.unbindable = set(range(50000, 50010))
+    assert world.client().error(Method.ALLOCATE, UDP) == 508
+    assert len(world.opened) == 8
+    assert not world.server.allocations.ports[1].taken  # type: ignore[index]
+
+
+def test_a_retransmitted_allocate_gets_the_same_answer_and_never_437(world: World) -> None:
+    client = world.client()
+    request = client.encode(Method.ALLOCATE, UDP)
+    first = world.receive(request, client.five_tuple)
+    for seconds in (1, 38, 100):
+        world.tick(seconds)
+        assert world.receive(request, client.five_tuple) == first
+    assert len(world.server.allocations) == 1
+
+
+def test_a_retransmitted_request_gets_the_same_answer_for_40_s(world: World) -> None:
+    client = world.client()
+    client.allocate()
+    request = client.encode(Method.REFRESH, lifetime(0))
+    first = world.receive(request, client.five_tuple)
+    assert first is not None
+    world.tick(39)
+    assert world.receive(request, client.five_tuple) == first
+    world.tick(2)
+    late = world.receive(request, client.five_tuple)
+    assert late is not None
+    assert late[:2] == b"\x01\x14"  # Refresh error: 437
+
+
+def test_a_retransmitted_refused_allocate_gets_the_same_answer(world: World) -> None:
+    world.unbindable = set(range(50000, 50010))
+    client = world.client()
+    request = client.encode(Method.ALLOCATE, UDP)
+    first = world.receive(request, client.five_tuple)
+    world.unbindable = set()
+    assert world.receive(request, client.five_tuple) == first
+    assert len(world.server.allocations) == 0
+
+
+def test_the_same_transaction_id_from_elsewhere_is_another_request(world: World) -> None:
+    client = world.client()
+    request = client.encode(Method.ALLOCATE, UDP)
+    world.receive(request, client.five_tuple)
+    other = attrs.evolve(client.five_tuple, client=("203.0.113.7", 4001))
+    answer = world.receive(request, other)
+    assert answer is not None
+    assert answer[:2] == b"\x01\x13"  # its nonce is another address's
+    assert len(world.server.allocations) == 1
+
+
+def test_8_refresh_extends_from_now(world: World) -> None:
+    client = world.client()
+    client.allocate()
+    world.tick(500)
+    assert granted(client.request(Method.REFRESH, lifetime(1000))) == 1000
+    world.tick(999)
+    assert len(world.server.allocations) == 1
+    world.tick(1)
+    assert len(world.server.allocations) == 0
+
+
+def test_8_refresh_can_shorten(world: World) -> None:
+    client = world.client()
+    client.allocate(lifetime(3600))
+    assert granted(client.request(Method.REFRESH, lifetime(1))) == 600
+    world.tick(600)
+    assert len(world.server.allocations) == 0
+
+
+def test_8_lifetime_0_deletes_and_frees_the_port(world: World) -> None:
+    client = world.client()
+    client.allocate()
+    assert granted(client.request(Method.REFRESH, lifetime(0))) == 0
+    assert [type(command) for command in world.commands[-2:]] == [RemoveFlow, SendToClient]
+    assert not world.server.allocations.ports[1].taken  # type: ignore[index]
+    assert client.error(Method.REFRESH, lifetime(0)) == 437
+    client.allocate()
+
+
+@pytest.mark.parametrize(("attribute", "code"), [(family(1), 0), (family(2), 443), (family(7), 443)])
+def test_8_refresh_with_a_family(world: World, attribute: Attribute, code: int) -> None:
+    client = world.client()
+    client.allocate()
+    assert client.error(Method.REFRESH, attribute) == code
+
+
+@pytest.mark.parametrize("method", [Method.REFRESH, Method.CREATE_PERMISSION, Method.CHANNEL_BIND])
+def test_no_allocation_437_and_another_user_441(world: World, method: Method) -> None:
+    client = world.client()
+    assert client.error(method) == 437
+    client.allocate()
+    assert attrs.evolve(client, credential=world.credential("eve")).error(method) == 441
+
+
+def test_an_expired_allocation_is_gone_before_the_timer_fires(world: World) -> None:
+    client = world.client()
+    client.allocate()
+    world.now += 600
+    world.unix_time_s += 10
+    assert client.error(Method.REFRESH) == 437
+    assert any(isinstance(command, RemoveFlow) for command in world.commands)
+
+
+def test_answers_are_success_or_error_with_fingerprint_when_asked(world: World) -> None:
+    client = world.client()
+    answer = client.exchange(client.encode(Method.ALLOCATE, UDP, fingerprint=True))
+    assert answer is not None
+    assert answer.message_class is MessageClass.SUCCESS
+    assert answer.get(AttributeType.FINGERPRINT) is not None

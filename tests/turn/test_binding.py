@@ -1,0 +1,111 @@
+"""Binding and answers to who proved nothing: as small as can be (RFC 8489 §2, §6.3)."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tavern.stun.attributes import decode_xor_address
+from tavern.stun.message import AttributeType, MessageClass, Method, encode, parse
+from tavern.turn.five_tuple import FiveTuple, Transport
+
+if TYPE_CHECKING:
+    from tests.turn.conftest import World
+
+TRANSACTION = b"0123456789ab"
+IPV4 = FiveTuple(Transport.UDP, ("203.0.113.7", 4000), ("198.51.100.1", 3478))
+IPV6 = FiveTuple(Transport.UDP, ("2001:db8::7", 4000), ("2001:db8::1", 3478))
+
+
+@pytest.mark.parametrize(
+    ("five_tuple", "fingerprint", "size"), [(IPV4, False, 32), (IPV4, True, 40), (IPV6, False, 44), (IPV6, True, 52)]
+)
+def test_binding_answers_the_mapped_address_alone(
+    world: World, five_tuple: FiveTuple, fingerprint: bool, size: int
+) -> None:
+    request = encode(Method.BINDING, MessageClass.REQUEST, TRANSACTION, fingerprint=fingerprint)
+    answer = world.receive(request, five_tuple)
+    assert answer is not None
+    assert len(answer) == size
+    message = parse(answer)
+    assert message.message_class is MessageClass.SUCCESS
+    value = message.get(AttributeType.XOR_MAPPED_ADDRESS)
+    assert value is not None
+    host, port = five_tuple.client
+    assert decode_xor_address(value, TRANSACTION) == (ip_address(host), port)
+
+
+def test_golden_binding_answer(world: World) -> None:
+    answer = world.receive(bytes.fromhex("00010000 2112a442") + TRANSACTION, IPV4)
+    assert answer is not None
+    assert answer.hex() == "0101000c2112a442" + TRANSACTION.hex() + "0020000800012eb2ea12d545"
+
+
+def test_a_link_local_client_gets_its_address_without_the_zone(world: World) -> None:
+    five_tuple = FiveTuple(Transport.UDP, ("fe80::7%eth0", 4000), ("fe80::1", 3478))
+    answer = world.receive(encode(Method.BINDING, MessageClass.REQUEST, TRANSACTION), five_tuple)
+    assert answer is not None
+    value = parse(answer).get(AttributeType.XOR_MAPPED_ADDRESS)
+    assert value is not None
+    assert decode_xor_address(value, TRANSACTION) == (ip_address("fe80::7"), 4000)
+
+
+def test_binding_with_unknown_required_attribute_gets_420_without_a_phrase(world: World) -> None:
+    answer = world.receive(encode(Method.BINDING, MessageClass.REQUEST, TRANSACTION, [(0x7F00, b"")]), IPV4)
+    assert answer is not None
+    message = parse(answer)
+    assert message.get(AttributeType.ERROR_CODE) == b"\x00\x00\x04\x14"
+    assert message.get(AttributeType.UNKNOWN_ATTRIBUTES) == b"\x7f\x00"
+    assert len(answer) == 20 + 8 + 8
+
+
+def test_binding_ignores_unknown_optional_attributes(world: World) -> None:
+    answer = world.receive(encode(Method.BINDING, MessageClass.REQUEST, TRANSACTION, [(0xFF00, b"x")]), IPV4)
+    assert answer is not None
+    assert len(answer) == 32
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode(Method.BINDING, MessageClass.INDICATION, TRANSACTION),
+        encode(Method.BINDING, MessageClass.INDICATION, TRANSACTION, [(0x7F00, b"")]),
+        encode(Method.BINDING, MessageClass.SUCCESS, TRANSACTION),
+        encode(0x00A, MessageClass.REQUEST, TRANSACTION),  # Connect of RFC 6062
+        encode(Method.DATA, MessageClass.REQUEST, TRANSACTION),
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"",
+    ],
+)
+def test_what_is_no_request_of_ours_is_dropped(world: World, data: bytes) -> None:
+    assert world.receive(data, IPV4) is None
+
+
+@pytest.mark.parametrize("method", [Method.ALLOCATE, Method.REFRESH, Method.CREATE_PERMISSION, Method.CHANNEL_BIND])
+def test_401_is_at_most_60_bytes_and_the_realm(world: World, method: Method) -> None:
+    request = encode(method, MessageClass.REQUEST, TRANSACTION, [(AttributeType.LIFETIME, b"abc")], fingerprint=True)
+    answer = world.receive(request, IPV4)
+    assert answer is not None
+    assert len(answer) <= 60 + 12  # "example.org", padded
+    message = parse(answer)
+    assert message.get(AttributeType.ERROR_CODE) == b"\x00\x00\x04\x01"
+    assert message.get(AttributeType.REALM) == b"example.org"
+    assert message.get(AttributeType.SOFTWARE) is None
+    assert len(message.get(AttributeType.NONCE) or b"") == 24
+    assert len(world.server.allocations) == 0
+
+
+def test_401s_are_limited_and_counted_per_source(world: World) -> None:
+    def answered(host: str) -> int:
+        five_tuple = FiveTuple(Transport.UDP, (host, 4000), IPV4.server)
+        request = encode(Method.ALLOCATE, MessageClass.REQUEST, TRANSACTION)
+        return sum(world.receive(request, five_tuple) is not None for _ in range(300))
+
+    assert answered("203.0.113.7") == 256
+    assert world.server.counters.unauthenticated == 256
+    assert world.server.counters.suppressed == 44
+    assert answered("203.0.113.8") == 256
+    world.tick(1)
+    assert answered("203.0.113.7") == 64

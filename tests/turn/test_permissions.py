@@ -1,0 +1,147 @@
+"""RFC 8656 §9 and §12: CreatePermission and ChannelBind."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tavern.stun.message import AttributeType, Method
+from tavern.turn.commands import BindChannel, RevokePermission, SendToClient, SetPermission, UnbindChannel
+
+if TYPE_CHECKING:
+    from tests.turn.conftest import Client, World
+
+PEER = "192.0.2.1"
+IPV6_FAMILY = (AttributeType.REQUESTED_ADDRESS_FAMILY, b"\x02\0\0\0")
+
+
+@pytest.fixture
+def client(world: World) -> Client:
+    client = world.client()
+    client.allocate()
+    world.commands.clear()
+    return client
+
+
+def test_9_a_permission_is_announced_after_it_holds(world: World, client: Client) -> None:
+    assert client.permit(PEER, "192.0.2.2") == 0
+    kinds = [type(command) for command in world.commands]
+    assert kinds == [SetPermission, SetPermission, SendToClient]
+    assert world.commands[0] == SetPermission(1, PEER, world.now + 300, relayed_only=False)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "code"),
+    [
+        ((), 400),
+        ((PEER, "10.0.0.1"), 403),
+        ((PEER, "2001:db8:1::1"), 443),
+        ((PEER, "::ffff:192.0.2.1"), 443),
+        (tuple(f"192.0.2.{n}" for n in range(256)) + tuple(f"192.0.3.{n}" for n in range(256)), 0),
+        (tuple(f"192.0.2.{n}" for n in range(256)) + tuple(f"192.0.3.{n}" for n in range(256)) + ("192.0.4.1",), 508),
+    ],
+)
+def test_9_2_all_or_none(world: World, client: Client, hosts: tuple[str, ...], code: int) -> None:
+    assert client.permit(*hosts) == code
+    installed = [command for command in world.commands if isinstance(command, SetPermission)]
+    assert len(installed) == (len(hosts) if code == 0 else 0)
+
+
+def test_9_2_a_malformed_peer_400(client: Client) -> None:
+    assert client.error(Method.CREATE_PERMISSION, (AttributeType.XOR_PEER_ADDRESS, b"\x00\x01\x00\x00")) == 400
+
+
+def test_9_2_an_ipv6_allocation_takes_ipv6_peers(world: World) -> None:
+    client = world.client(port=4001)
+    client.allocate(IPV6_FAMILY)
+    assert client.permit("2001:db9::1") == 0
+    assert client.permit(PEER) == 443
+    assert client.permit("::1") == 403
+
+
+def test_9_expired_permissions_make_room_again_also_in_the_data_path(world: World, client: Client) -> None:
+    hosts = [f"192.0.{n >> 8}.{n & 255}" for n in range(0x200, 0x400)]
+    assert client.permit(*hosts) == 0
+    assert client.permit("192.0.9.1") == 508
+    world.tick(300)
+    assert client.permit("192.0.9.1") == 0
+    revoked = {command.host for command in world.commands if isinstance(command, RevokePermission)}
+    assert revoked == set(hosts)
+
+
+def test_12_a_channel_binds_and_permits(world: World, client: Client) -> None:
+    assert client.bind(0x4000, PEER, 5000) == 0
+    assert world.commands[:2] == [
+        SetPermission(1, PEER, world.now + 300, relayed_only=False),
+        BindChannel(1, 0x4000, (PEER, 5000), world.now + 600, relayed_only=False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "host", "port", "code"),
+    [
+        (0x3FFF, PEER, 5001, 400),
+        (0x8000, PEER, 5001, 400),
+        (0xFFFF, PEER, 5001, 400),
+        (0x4FFF, PEER, 5001, 0),
+        (0x4000, PEER, 5000, 0),  # the same again: a refresh
+        (0x4000, PEER, 5001, 400),  # the number stands for another
+        (0x4001, PEER, 5000, 400),  # the peer has another
+        (0x4001, "10.0.0.1", 5000, 403),
+        (0x4001, "2001:db9::1", 5000, 443),
+        (0x4001, PEER, 0, 403),
+    ],
+)
+def test_12_2_checks(client: Client, number: int, host: str, port: int, code: int) -> None:
+    assert client.bind(0x4000, PEER, 5000) == 0
+    assert client.bind(number, host, port) == code
+
+
+@pytest.mark.parametrize("missing", [AttributeType.CHANNEL_NUMBER, AttributeType.XOR_PEER_ADDRESS])
+def test_12_2_a_missing_attribute_400(client: Client, missing: AttributeType) -> None:
+    both = [(AttributeType.CHANNEL_NUMBER, b"\x40\0\0\0"), (AttributeType.XOR_PEER_ADDRESS, b"\x00\x01\x12\x34abcd")]
+    assert client.error(Method.CHANNEL_BIND, *(one for one in both if one[0] != missing)) == 400
+
+
+def test_12_a_channel_lives_600_s_and_then_number_and_peer_are_free(world: World, client: Client) -> None:
+    assert client.error(Method.REFRESH, (AttributeType.LIFETIME, (3600).to_bytes(4, "big"))) == 0
+    assert client.bind(0x4000, PEER, 5000) == 0
+    world.tick(599)
+    assert client.bind(0x4000, PEER, 5001) == 400
+    world.tick(1)
+    assert client.bind(0x4000, PEER, 5001) == 0
+    assert client.bind(0x4001, PEER, 5000) == 0
+    assert UnbindChannel(1, 0x4000) in world.commands
+
+
+def test_12_channels_are_bounded_508(client: Client) -> None:
+    assert all(client.bind(0x4000 + n, PEER, 1 + n) == 0 for n in range(512))
+    assert client.bind(0x4FFF, PEER, 9999) == 508
+    assert client.bind(0x4000, PEER, 1) == 0
+
+
+def test_our_relayed_address_is_permitted_while_another_allocation_lives(world: World, client: Client) -> None:
+    assert client.permit("198.51.100.1") == 403
+    other = world.client(port=4001)
+    _, port = other.allocate()
+    assert client.permit("198.51.100.1") == 0
+    assert SetPermission(1, "198.51.100.1", world.now + 300, relayed_only=True) in world.commands
+    assert client.bind(0x4000, "198.51.100.1", port) == 0
+    assert client.bind(0x4001, "198.51.100.1", 3478) == 403
+    assert other.error(Method.REFRESH, (AttributeType.LIFETIME, bytes(4))) == 0
+    assert client.permit("198.51.100.1") == 403
+
+
+def test_an_interfaces_new_address_withdraws_permissions_and_channels_for_it(world: World, client: Client) -> None:
+    assert client.permit("192.0.2.9") == 0
+    assert client.bind(0x4000, "192.0.2.8", 5000) == 0
+    world.commands.clear()
+    world.execute(world.server.set_local_addresses(frozenset({ip_address("192.0.2.8"), ip_address("192.0.2.9")})))
+    assert set(world.commands) == {
+        RevokePermission(1, "192.0.2.9"),
+        RevokePermission(1, "192.0.2.8"),
+        UnbindChannel(1, 0x4000),
+    }
+    assert client.permit("192.0.2.9") == 403

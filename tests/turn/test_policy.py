@@ -1,0 +1,135 @@
+"""Where the relay may send: the deny list, addresses inside addresses, our own, the operator's."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tavern.addresses import IPAddress
+from tavern.turn.policy import PeerPolicy, Verdict, embedded_addresses
+
+ADVERTISED = (ip_address("198.51.100.1"), ip_address("2001:db8::1"))
+POLICY = PeerPolicy(
+    advertised_addresses=frozenset(ADVERTISED),
+    local_addresses=frozenset({ip_address("203.0.113.200"), ip_address("2001:db8::200")}),
+)
+
+
+def judge(text: str, policy: PeerPolicy = POLICY) -> Verdict:
+    return policy.judge(ip_address(text), others_live=True)
+
+
+DENIED_IPV4 = [
+    "0.0.0.0",
+    "0.1.2.3",
+    "10.0.0.0",
+    "10.255.255.255",
+    "100.64.0.0",
+    "100.127.255.255",
+    "127.0.0.1",
+    "127.255.255.255",
+    "169.254.169.254",
+    "172.16.0.0",
+    "172.31.255.255",
+    "192.0.0.1",
+    "192.168.1.1",
+    "198.18.0.0",
+    "198.19.255.255",
+    "224.0.0.1",
+    "239.255.255.255",
+    "240.0.0.1",
+    "255.255.255.255",
+    "203.0.113.200",
+]
+ALLOWED_IPV4 = [
+    "1.1.1.1",
+    "9.255.255.255",
+    "11.0.0.0",
+    "100.63.255.255",
+    "100.128.0.0",
+    "126.255.255.255",
+    "169.253.255.255",
+    "172.15.255.255",
+    "172.32.0.0",
+    "192.0.1.0",
+    "192.167.255.255",
+    "198.17.255.255",
+    "198.20.0.0",
+    "223.255.255.255",
+]
+
+
+@pytest.mark.parametrize("peer", DENIED_IPV4)
+def test_denied_ipv4(peer: str) -> None:
+    assert judge(peer) is Verdict.DENIED
+
+
+@pytest.mark.parametrize("peer", ALLOWED_IPV4)
+def test_allowed_ipv4(peer: str) -> None:
+    assert judge(peer) is Verdict.ALLOWED
+
+
+@pytest.mark.parametrize(
+    "peer", ["::", "::1", "fe80::1", "febf::1", "fc00::1", "fdff::1", "ff02::1", "64:ff9b:1::1", "2001:db8::200"]
+)
+def test_denied_ipv6(peer: str) -> None:
+    assert judge(peer) is Verdict.DENIED
+
+
+@pytest.mark.parametrize("peer", ["2a00::1", "2606:4700::1111", "3fff:ffff::1"])
+def test_allowed_ipv6(peer: str) -> None:
+    assert judge(peer) is Verdict.ALLOWED
+
+
+def disguises(inner: IPv4Address) -> list[IPv6Address]:
+    number = int(inner)
+    return [
+        IPv6Address(0xFFFF << 32 | number),
+        IPv6Address(number),  # IPv4-compatible
+        IPv6Address(0x64FF9B << 96 | number),
+        IPv6Address(0x2002 << 112 | number << 80 | 1),
+        IPv6Address(0x20010000 << 96 | int(IPv4Address("1.1.1.1")) << 64 | number ^ 0xFFFFFFFF),  # Teredo's client
+        IPv6Address(0x20010000 << 96 | number << 64 | int(IPv4Address("1.1.1.1")) ^ 0xFFFFFFFF),  # Teredo's server
+    ]
+
+
+@pytest.mark.parametrize("inner", [*DENIED_IPV4, "198.51.100.1"])
+def test_ipv4_inside_ipv6_is_judged_as_ipv4(inner: str) -> None:
+    for disguised in disguises(IPv4Address(inner)):
+        assert POLICY.judge(disguised, others_live=True) is Verdict.DENIED, disguised
+
+
+@given(st.ip_addresses(v=4), st.booleans())
+def test_no_disguise_allows_what_is_denied(inner: IPv4Address, others_live: bool) -> None:
+    plain = POLICY.judge(inner, others_live=others_live)
+    for disguised in disguises(inner):
+        verdict = POLICY.judge(disguised, others_live=others_live)
+        assert (verdict is Verdict.ALLOWED) == (plain is Verdict.ALLOWED), disguised
+
+
+def test_our_relayed_address_only_while_others_live() -> None:
+    for address in ADVERTISED:
+        assert POLICY.judge(address, others_live=True) is Verdict.RELAYED_ONLY
+        assert POLICY.judge(address, others_live=False) is Verdict.DENIED
+
+
+def test_the_operators_ranges_win_over_every_denial() -> None:
+    ranges = ("10.1.0.0/16", "127.0.0.0/8", "fd00::/8", "198.51.100.1/32", "203.0.113.200/32")
+    policy = PeerPolicy(
+        advertised_addresses=POLICY.advertised_addresses,
+        local_addresses=POLICY.local_addresses,
+        allow_peers=tuple(map(ip_network, ranges)),
+    )
+    for peer in ("10.1.2.3", "127.0.0.1", "fd00::1", "198.51.100.1", "203.0.113.200", "::ffff:10.1.2.3"):
+        assert judge(peer, policy) is Verdict.ALLOWED, peer
+    for peer in ("10.2.0.1", "192.168.0.1", "::1", "::ffff:10.2.0.1", "2002:0a02:0001::"):
+        assert judge(peer, policy) is Verdict.DENIED, peer
+
+
+@given(st.ip_addresses())
+def test_every_address_ends_somewhere(address: IPAddress) -> None:
+    assert embedded_addresses(address)
+    assert judge(str(address)) in Verdict

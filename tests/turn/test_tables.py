@@ -1,0 +1,131 @@
+"""The bounded tables: relay ports, expiry, the limiter of unauthenticated answers, remembered answers."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tavern.turn import retransmissions
+from tavern.turn.expiry import ExpiryQueue
+from tavern.turn.five_tuple import FiveTuple, Transport
+from tavern.turn.limiter import UnauthenticatedLimiter
+from tavern.turn.ports import PortRange
+from tavern.turn.retransmissions import AnswerMemory
+
+
+def seeded() -> Random:
+    return Random(7)  # noqa: S311 - the same in every run
+
+
+@given(st.integers(1024, 1100), st.integers(0, 12), st.lists(st.one_of(st.none(), st.booleans(), st.integers(0, 20))))
+def test_ports_are_taken_once_and_never_lost(first: int, more: int, steps: list[int | bool | None]) -> None:
+    ports = PortRange(first, first + more, seeded())
+    everything = set(range(first, first + more + 1))
+    taken: list[int] = []
+    for step in steps:
+        if step is None or isinstance(step, bool):
+            even = bool(step)
+            port = ports.take(even=even)
+            free = [one for one in everything - set(taken) if not even or one % 2 == 0]
+            assert (port in free) if free else port is None
+            taken += [] if port is None else [port]
+        elif taken:
+            ports.release(taken.pop(step % len(taken)))
+        assert ports.taken == set(taken)
+
+
+def test_ports_are_drawn_from_all_of_the_range() -> None:
+    ports = PortRange(50000, 50099, seeded())
+    drawn = [ports.take() for _ in range(100)]
+    assert sorted(port for port in drawn if port is not None) == list(range(50000, 50100))
+    assert drawn != sorted(port for port in drawn if port is not None)
+
+
+@pytest.mark.parametrize(("first", "last"), [(1023, 2000), (2000, 1999), (60000, 65536)])
+def test_ports_outside_1024_to_65535_or_an_empty_range_are_refused(first: int, last: int) -> None:
+    with pytest.raises(ValueError, match="1024"):
+        PortRange(first, last, seeded())
+
+
+def test_a_port_released_twice_is_our_bug() -> None:
+    ports = PortRange(50000, 50001, seeded())
+    port = ports.take()
+    assert port is not None
+    ports.release(port)
+    with pytest.raises(KeyError):
+        ports.release(port)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.one_of(st.none(), st.integers(0, 50)), st.integers(0, 3))))
+def test_expiry_agrees_with_a_plain_table(steps: list[tuple[int, int | None, int]]) -> None:
+    queue = ExpiryQueue()
+    model: dict[int, float] = {}
+    now = 0.0
+    for key, lifetime, passed in steps:
+        now += passed
+        if lifetime is None:
+            queue.discard(key)
+            model.pop(key, None)
+        else:
+            queue.set(key, now + lifetime)
+            model[key] = now + lifetime
+        assert queue.next_deadline() == min(model.values(), default=None)
+        if passed == 3:
+            due = sorted((at, one) for one, at in model.items() if at <= now)
+            assert sorted(queue.pop_expired(now)) == sorted(one for _, one in due)
+            for _, one in due:
+                del model[one]
+
+
+def test_expiry_memory_stays_with_what_is_live() -> None:
+    queue = ExpiryQueue()
+    for step in range(10_000):
+        queue.set(step, 1e9)
+        queue.discard(step)
+        queue.set(-1, 1e6 - step)
+    assert len(queue._heap) < 300  # that nothing piles up is the point
+
+
+def test_limiter_refills_at_its_rate() -> None:
+    limiter = UnauthenticatedLimiter(10)
+    assert sum(limiter.allows("192.0.2.1", 5.0) for _ in range(100)) == 40
+    assert sum(limiter.allows("192.0.2.1", 6.0) for _ in range(100)) == 10
+    assert sum(limiter.allows("192.0.2.1", 1e6) for _ in range(100)) == 40
+
+
+def test_limiter_counts_ipv6_by_64() -> None:
+    limiter = UnauthenticatedLimiter(10)
+    assert sum(limiter.allows(f"2001:db8::{n:x}", 5.0) for n in range(100)) == 40
+    assert limiter.allows("2001:db8:0:1::1", 5.0)
+
+
+def test_a_spoofer_that_empties_every_bucket_locks_no_signaling_client_out() -> None:
+    limiter = UnauthenticatedLimiter(1)
+    limiter.connected("192.0.2.1")
+    limiter.connected("192.0.2.1")
+    for n in range(3 << 16):
+        limiter.allows(f"2001:db8:{n >> 16:x}:{n & 0xFFFF:x}::", 5.0)
+    assert not limiter.allows("198.51.100.77", 5.0)
+    assert sum(limiter.allows("192.0.2.1", 5.0) for _ in range(100)) == 4
+    limiter.disconnected("192.0.2.1")
+    assert limiter.allows("192.0.2.1", 6.0)
+    limiter.disconnected("192.0.2.1")
+    limiter.disconnected("192.0.2.1")  # one too many changes nothing
+    assert not limiter.allows("192.0.2.1", 6.0 - 1)
+
+
+def test_remembered_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retransmissions, "_MAX_ANSWERS", 10)
+    memory = AnswerMemory()
+    here = FiveTuple(Transport.UDP, ("192.0.2.1", 1), ("192.0.2.2", 2))
+    for n in range(50):
+        memory.remember(here, bytes([n]) * 12, b"request", b"answer", 0.0)
+    assert len(memory) == 10
+    assert memory.find(here, bytes([49]) * 12, b"request", 39.0) == b"answer"
+    assert memory.find(here, bytes([49]) * 12, b"another", 39.0) is None
+    assert memory.find(here, bytes([49]) * 12, b"request", 40.0) is None
+    memory.remember(here, b"x" * 12, b"request", b"answer", 41.0)
+    assert len(memory) == 1
