@@ -62,7 +62,7 @@ def test_11_2_send_passes_with_a_permission(payload: bytes, extra: tuple[Attribu
     assert forwarder.from_client(data, CLIENT, 299.9) == (flow, payload, (PEER, 5000))
     assert forwarder.from_client(data, CLIENT, 300.0) is None
     assert forwarder.drops[Drop.NO_PERMISSION] == 1
-    assert (flow.traffic.packets_from_clients, flow.traffic.bytes_from_clients) == (2, 2 * len(payload))
+    assert (flow.packets_from_client, flow.bytes_from_client) == (2, 2 * len(payload))
 
 
 PEER_ONLY = [(AttributeType.XOR_PEER_ADDRESS, encode_xor_address(ip_address(PEER), 5000, TRANSACTION))]
@@ -90,7 +90,7 @@ def test_what_does_not_pass_is_counted(data: bytes, reason: Drop) -> None:
     permit(forwarder)
     assert forwarder.from_client(data, CLIENT, 0.0) is None
     assert {name: count for name, count in forwarder.drops.items() if count} == {reason: 1}
-    assert flow.traffic.packets_from_clients == 0
+    assert flow.packets_from_client == 0
 
 
 @pytest.mark.parametrize("data", [send_indication(b"x"), channel_data(0x4000, b"x")])
@@ -121,7 +121,7 @@ def test_11_3_a_peer_without_channel_gets_a_data_indication(payload: bytes) -> N
     value = message.get(AttributeType.XOR_PEER_ADDRESS)
     assert value is not None
     assert decode_xor_address(value, message.transaction_id) == (ip_address(PEER), 5000)
-    assert (flow.traffic.packets_to_clients, flow.traffic.bytes_to_clients) == (1, len(payload))
+    assert (flow.packets_to_client, flow.bytes_to_client) == (1, len(payload))
 
 
 def test_11_3_golden_data_indication() -> None:
@@ -264,7 +264,7 @@ def test_hand_over_reaches_the_other_client_from_our_relayed_address() -> None:
     forwarder.bind_channel(BindChannel(2, 0x4123, (RELAY, 50001), 600.0, relayed_only=True))
     forwarder.bind_channel(BindChannel(1, 0x4000, (RELAY, 50002), 600.0, relayed_only=True))
     assert forwarder.from_client(channel_data(0x4000, b"hi"), CLIENT, 0.0) == (two, b"\x41\x23\x00\x02hi", None)
-    assert (one.traffic.packets_from_clients, two.traffic.packets_to_clients) == (2, 2)
+    assert (one.packets_from_client, two.packets_to_client) == (2, 2)
 
 
 def test_hand_over_needs_the_receivers_permission_too() -> None:

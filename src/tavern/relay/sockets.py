@@ -139,12 +139,10 @@ def dropped_packets(sock: socket.socket) -> int:
     return int(_MEMINFO.unpack(counters)[8]) if len(counters) == _MEMINFO.size else 0
 
 
-def local_key(ancillary: Ancillary, family: socket.AddressFamily) -> bytes:
-    """The local address (4 or 16 bytes) that a received packet came to; empty if the kernel did not say."""
-    for _level, _kind, data in ancillary:
-        # in_pktinfo: index, local address, header's destination; in6_pktinfo: address, index.
-        return data[4:8] if family == socket.AF_INET else data[:16]
-    return b""
+def local_address_in_pktinfo(family: socket.AddressFamily) -> slice:
+    """Where in a received packet's only ancillary message the local address is that it came to (4 or 16 bytes)."""
+    # in_pktinfo: index, local address, header's destination; in6_pktinfo: address, index.
+    return slice(4, 8) if family == socket.AF_INET else slice(0, 16)
 
 
 def reply_ancillary(local: bytes) -> Ancillary:

@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from tavern.relay.data_path import ControlPacket, DataPathStatistics
-from tavern.relay.sockets import Ancillary, Listener, dropped_packets, local_key, reply_ancillary
+from tavern.relay.sockets import Ancillary, Listener, dropped_packets, local_address_in_pktinfo, reply_ancillary
 from tavern.turn.commands import (
     AddFlow,
     BindChannel,
@@ -48,6 +48,7 @@ class _Endpoint:
     listener: socket.socket
     client: SockAddr
     ancillary: Ancillary
+    """With it, packets to the client leave from the address that its requests come to."""
 
 
 class PythonDataPath:
@@ -68,6 +69,8 @@ class PythonDataPath:
         self._control_announced = False
         self._control_ready = trio.Event()
         self._closed_drops = 0
+        # Held while flows come, go or are summed up: a total must not waver.
+        self._counting = threading.Lock()
         self._trio_token = trio.lowlevel.current_trio_token()
         self._ended = trio.Event()
         self._error: BaseException | None = None
@@ -102,7 +105,9 @@ class PythonDataPath:
         drops = dict(self._forwarder.drops)
         lost = sum(dropped_packets(listener.sock) for listener in self._listeners)
         drops[Drop.RECEIVE_BUFFER_FULL] += lost + self._closed_drops
-        return DataPathStatistics(traffic=attrs.evolve(self._forwarder.traffic), drops=drops)
+        with self._counting:
+            traffic = self._forwarder.traffic()
+        return DataPathStatistics(traffic=traffic, drops=drops)
 
     async def wait_control_packets(self) -> None:
         """See DataPath."""
@@ -180,7 +185,7 @@ class PythonDataPath:
         receive = listener.sock.recvmsg
         from_client = self._forwarder.from_client
         send = self._send
-        family = listener.family
+        where = local_address_in_pktinfo(listener.family)
 
         def drain(now: float) -> None:
             for _ in range(_LISTENER_DRAIN):
@@ -190,7 +195,7 @@ class PythonDataPath:
                     return
                 except OSError:
                     continue  # an ICMP error of an earlier send; it says nothing of this socket
-                local = local_key(ancillary, family)
+                local = ancillary[0][2][where] if ancillary else b""
                 output = from_client(data, (client, local), now)
                 if output is None:
                     continue
@@ -276,11 +281,13 @@ class PythonDataPath:
     def _add_flow(self, command: AddFlow, relay: socket.socket) -> None:
         listener, client, local = self._route(command.five_tuple)
         endpoint = _Endpoint(relay, listener.sock, client, reply_ancillary(local))
-        flow = self._forwarder.add_flow(command, (client, local), endpoint)
+        with self._counting:
+            flow = self._forwarder.add_flow(command, (client, local), endpoint)
         self._register(relay, self._relay_handler(flow))
 
     def _remove_flow(self, command: RemoveFlow) -> None:
-        flow = self._forwarder.remove_flow(command)
+        with self._counting:
+            flow = self._forwarder.remove_flow(command)
         if flow is None:
             return
         relay = flow.handle.relay

@@ -24,7 +24,8 @@ from tavern.turn.commands import (
 )
 from tavern.turn.indications import DataIndications, SockAddr, read_send_indication
 
-_HEADER = struct.Struct(">HH")
+_pack_header = struct.Struct(">HH").pack
+_unpack_header = struct.Struct(">HH").unpack_from
 _COOKIE = b"\x21\x12\xa4\x42"
 _SEND_INDICATION = b"\x00\x16"
 _STUN_HEADER_SIZE = 20
@@ -67,6 +68,13 @@ class Traffic:
     packets_to_clients: int = 0
     bytes_to_clients: int = 0
 
+    def add(self, flow: Flow[Handle]) -> None:
+        """With what this flow relayed."""
+        self.packets_from_clients += flow.packets_from_client
+        self.bytes_from_clients += flow.bytes_from_client
+        self.packets_to_clients += flow.packets_to_client
+        self.bytes_to_clients += flow.bytes_to_client
+
 
 @attrs.define(eq=False)
 class _Permission:
@@ -95,7 +103,10 @@ class Flow(Generic[Handle]):
     client_key: Hashable
     relayed: SockAddr
     handle: Handle
-    traffic: Traffic = attrs.field(factory=Traffic)
+    packets_from_client: int = 0
+    bytes_from_client: int = 0
+    packets_to_client: int = 0
+    bytes_to_client: int = 0
     permissions: dict[str, _Permission] = attrs.field(factory=dict)
     peers: dict[SockAddr, _Peer] = attrs.field(factory=dict)
     channels: dict[int, _Peer] = attrs.field(factory=dict)
@@ -117,7 +128,7 @@ class Forwarder(Generic[Handle]):
     def __init__(self, own_hosts: frozenset[str], random_96_bits: Callable[[], int]) -> None:
         """`own_hosts`: the advertised addresses. `random_96_bits` makes transaction ids."""
         self.drops: dict[str, int] = {str(reason): 0 for reason in Drop}
-        self.traffic = Traffic()
+        self._traffic_of_removed = Traffic()
         self._own_hosts = own_hosts
         self._indications = DataIndications(random_96_bits)
         self._flows: dict[int, Flow[Handle]] = {}
@@ -129,6 +140,13 @@ class Forwarder(Generic[Handle]):
 
     def __iter__(self) -> Iterator[Flow[Handle]]:
         return iter(self._flows.values())
+
+    def traffic(self) -> Traffic:
+        """What was relayed so far, by flows that live and that are gone. In proportion to the number of flows."""
+        total = attrs.evolve(self._traffic_of_removed)
+        for flow in self._flows.values():
+            total.add(flow)
+        return total
 
     # Commands
 
@@ -146,6 +164,7 @@ class Forwarder(Generic[Handle]):
         if flow is not None:
             del self._by_client[flow.client_key]
             del self._by_relayed[flow.relayed]
+            self._traffic_of_removed.add(flow)
         return flow
 
     def set_permission(self, command: SetPermission) -> None:
@@ -197,13 +216,18 @@ class Forwarder(Generic[Handle]):
             flow = self._by_client.get(client_key)
             if flow is None:
                 return self._drop(Drop.NO_FLOW)
-            peer = flow.channels.get(first << 8 | data[1])
+            number, length = _unpack_header(data)
+            peer = flow.channels.get(number)
             if peer is None or peer.channel_expires_at <= now:
                 return self._drop(Drop.NO_CHANNEL)
-            end = _CHANNEL_HEADER_SIZE + (data[2] << 8 | data[3])
-            if end > size:
+            if length > size - _CHANNEL_HEADER_SIZE:
                 return self._drop(Drop.MALFORMED)
-            return self._to_peer(flow, peer, data[_CHANNEL_HEADER_SIZE:end], peer.channel_relayed_only, now)
+            payload = data[4 : 4 + length]
+            if peer.ours:
+                return self._to_us(flow, peer, payload, peer.channel_relayed_only, now)
+            flow.packets_from_client += 1
+            flow.bytes_from_client += length
+            return flow, payload, peer.address
         if first > 0x3F or size < _STUN_HEADER_SIZE or data[4:8] != _COOKIE:
             return self._drop(Drop.MALFORMED)
         if data[:2] != _SEND_INDICATION:
@@ -223,12 +247,11 @@ class Forwarder(Generic[Handle]):
         if size > _MAX_PAYLOAD:
             return self._drop(Drop.MALFORMED)
         if peer.channel_expires_at > now:
-            framed = _HEADER.pack(peer.number, size) + data
+            framed = _pack_header(peer.number, size) + data
         else:
             framed = self._indications.frame(data, address)
-        for traffic in (flow.traffic, self.traffic):
-            traffic.packets_to_clients += 1
-            traffic.bytes_to_clients += size
+        flow.packets_to_client += 1
+        flow.bytes_to_client += size
         return flow, framed, None
 
     def _send_indication(self, data: bytes, client_key: Hashable, now: float) -> Output[Handle] | None:
@@ -244,22 +267,24 @@ class Forwarder(Generic[Handle]):
             peer = self._permitted(flow, address, now)
             if peer is None:
                 return self._drop(Drop.NO_PERMISSION)
-        return self._to_peer(flow, peer, payload, peer.permission.relayed_only, now)
+        if peer.ours:
+            return self._to_us(flow, peer, payload, peer.permission.relayed_only, now)
+        flow.packets_from_client += 1
+        flow.bytes_from_client += len(payload)
+        return flow, payload, peer.address
 
-    def _to_peer(
+    def _to_us(
         self, flow: Flow[Handle], peer: _Peer, payload: bytes, relayed_only: bool, now: float
     ) -> Output[Handle] | None:
-        size = len(payload)
-        for traffic in (flow.traffic, self.traffic):
-            traffic.packets_from_clients += 1
-            traffic.bytes_from_clients += size
-        if peer.ours:
-            target = self._by_relayed.get(peer.address)
-            if target is not None:
-                return self.from_peer(target, payload, flow.relayed, now)
-            if relayed_only:
-                return self._drop(Drop.NO_RELAYED_PEER)
-        return flow, payload, peer.address
+        """The peer's IP address is the relay's own: a live flow, or something that the operator allows."""
+        target = self._by_relayed.get(peer.address)
+        if target is None and relayed_only:
+            return self._drop(Drop.NO_RELAYED_PEER)
+        flow.packets_from_client += 1
+        flow.bytes_from_client += len(payload)
+        if target is None:
+            return flow, payload, peer.address
+        return self.from_peer(target, payload, flow.relayed, now)
 
     def _drop(self, reason: Drop) -> Output[Handle] | None:
         self.drops[reason] += 1
