@@ -32,6 +32,7 @@
  * @property {Call | null} call
  * @property {Map<string, Member>} members the others in the call
  * @property {string | null} joining the channel that a press of a button is about
+ * @property {boolean} asking the browser is asking for the microphone
  * @property {boolean} creating a tavern is being made
  * @property {MicrophoneTrouble | "lost" | null} microphone what keeps us from it
  * @property {boolean} listening in the call without a microphone
@@ -97,6 +98,7 @@ export class Session {
       call: null,
       members: new Map(),
       joining: null,
+      asking: false,
       creating: false,
       microphone: identity ? null : "insecure",
       listening: false,
@@ -228,7 +230,9 @@ export class Session {
     const attempt = ++this.#attempt;
     this.#change({ joining: channelId, microphone: null, notice: null });
     if (!listenOnly) {
+      this.#change({ asking: true });
       const trouble = await this.#microphone.open();
+      this.#change({ asking: false });
       if (attempt !== this.#attempt) {
         if (!this.state.call && this.state.joining === null) this.#microphone.close();
         return;

@@ -264,7 +264,8 @@ export class TavernView {
     show(this.#joinHint, offered && joining === null);
     show(this.#cancel, offered && joining !== null);
     this.#joinButton.disabled = joining !== null || state.connection === "replaced";
-    setText(this.#joinLabel, joining !== null ? words.joining : words.joinChannel(channel?.name ?? ""));
+    const pressed = state.asking ? words.asking : words.joining;
+    setText(this.#joinLabel, joining !== null ? pressed : words.joinChannel(channel?.name ?? ""));
 
     if (this.#link.value !== inviteLink(location.origin, tavern.id)) {
       this.#link.value = inviteLink(location.origin, tavern.id);
