@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from tavern.errors import StartupError
-from tavern.relay import sockets, thread
+from tavern.relay import service, sockets, thread
 from tavern.relay.addresses import interface_addresses, primary_ipv4, primary_ipv6
 from tavern.relay.service import Relay, RelayConfig
 from tavern.stun.attributes import decode_xor_address
@@ -170,6 +170,42 @@ async def test_deleting_an_allocation_frees_its_port(start_relay: Start, connect
             assert (await client.request(Method.REFRESH, DELETE)).message_class is MessageClass.SUCCESS
             sock.bind(("127.0.0.1", port))
         assert running.relay.statistics().allocations == 0
+
+
+async def test_sockets_go_while_their_events_are_pending(start_relay: Start, connect_client: Connect) -> None:
+    stop = threading.Event()
+    target: list[tuple[str, int]] = []
+
+    def flood() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+            peer.bind(("127.0.0.3", 0))
+            while not stop.is_set():
+                for address in target[-1:]:
+                    peer.sendto(b"flood", address)
+
+    async with start_relay() as running, connect_client(running) as client, trio.open_nursery() as nursery:
+        nursery.start_soon(trio.to_thread.run_sync, flood)
+        try:
+            for _ in range(100):
+                target.append(await client.allocate())
+                assert (await client.request(Method.REFRESH, DELETE)).message_class is MessageClass.SUCCESS
+        finally:
+            stop.set()
+    assert running.relay.statistics().allocations == 0
+
+
+async def test_a_new_interface_address_is_no_peer_any_more(
+    start_relay: Start, connect_client: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "_ADDRESS_REFRESH_S", 0.0)
+    changes = {"allow_peers": (), "advertised_addresses": (ip_address("127.0.0.1"),)}
+    async with start_relay(**changes) as running, connect_client(running) as client:
+        await client.allocate()
+        assert (await client.permit(("1.1.1.1", 80))).message_class is MessageClass.SUCCESS
+        monkeypatch.setattr(service, "interface_addresses", lambda: frozenset({ip_address("1.1.1.1")}))
+        with trio.fail_after(5):
+            while (await client.permit(("1.1.1.1", 80))).message_class is MessageClass.SUCCESS:
+                pass
 
 
 async def test_expired_allocations_go_without_any_packet(

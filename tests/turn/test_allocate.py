@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 
-from tavern.stun.attributes import decode_lifetime, decode_xor_address
+from tavern.stun.attributes import AddressFamily, decode_lifetime, decode_xor_address
 from tavern.stun.message import Attribute, AttributeType, Message, MessageClass, Method
 from tavern.turn.commands import AddFlow, RemoveFlow, SendToClient
 from tavern.turn.five_tuple import Transport
@@ -62,7 +62,7 @@ def test_7_2_checks_in_their_order(world: World, attributes: tuple[Attribute, ..
     client = world.client()
     assert client.error(Method.ALLOCATE, *attributes) == code
     assert len(world.server.allocations) == (code == 0)
-    assert len(world.server.allocations.ports[1].taken) == (code == 0)  # type: ignore[index]
+    assert len(world.server.allocations.ports[AddressFamily.IPV4].taken) == (code == 0)
 
 
 def test_7_2_the_five_tuple_in_use_is_judged_first(world: World) -> None:
@@ -156,14 +156,14 @@ def test_7_2_a_port_that_cannot_be_bound_is_skipped(world: World) -> None:
     world.unbindable = set(range(50000, 50007))
     assert world.client().allocate()[1] in {50007, 50008, 50009}
     assert len(set(world.opened)) == len(world.opened)
-    assert len(world.server.allocations.ports[1].taken) == 1  # type: ignore[index]
+    assert len(world.server.allocations.ports[AddressFamily.IPV4].taken) == 1
 
 
 def test_7_2_no_port_that_can_be_bound_508_after_bounded_tries(world: World) -> None:
     world.unbindable = set(range(50000, 50010))
     assert world.client().error(Method.ALLOCATE, UDP) == 508
     assert len(world.opened) == 8
-    assert not world.server.allocations.ports[1].taken  # type: ignore[index]
+    assert not world.server.allocations.ports[AddressFamily.IPV4].taken
 
 
 def test_a_retransmitted_allocate_gets_the_same_answer_and_never_437(world: World) -> None:
@@ -235,7 +235,7 @@ def test_8_lifetime_0_deletes_and_frees_the_port(world: World) -> None:
     client.allocate()
     assert granted(client.request(Method.REFRESH, lifetime(0))) == 0
     assert [type(command) for command in world.commands[-2:]] == [RemoveFlow, SendToClient]
-    assert not world.server.allocations.ports[1].taken  # type: ignore[index]
+    assert not world.server.allocations.ports[AddressFamily.IPV4].taken
     assert client.error(Method.REFRESH, lifetime(0)) == 437
     client.allocate()
 

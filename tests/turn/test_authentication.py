@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tavern.addresses import SocketAddress
+from tavern.stun.attributes import AddressFamily
 from tavern.stun.message import Attribute, AttributeType, MessageClass, Method, encode
 from tavern.turn.auth import Credential, Credentials, Nonces
 
@@ -175,3 +176,23 @@ def test_arbitrary_bytes_change_nothing(make_world: type[World], data: bytes) ->
     world = make_world()
     world.receive(data, world.client().five_tuple)
     assert len(world.server.allocations) == 0
+
+
+known = st.sampled_from([kind.value for kind in AttributeType if kind not in {0x0008, 0x8028, 0x0006, 0x0014, 0x0015}])
+attribute_lists = st.lists(st.tuples(known, st.one_of(st.binary(max_size=24), st.just(b"\x11\0\0\0"))), max_size=5)
+turn_methods = st.sampled_from([Method.ALLOCATE, Method.REFRESH, Method.CREATE_PERMISSION, Method.CHANNEL_BIND])
+
+
+@given(st.lists(st.tuples(turn_methods, attribute_lists), max_size=6))
+def test_every_signed_request_gets_exactly_one_answer(
+    make_world: type[World], requests: list[tuple[Method, list[Attribute]]]
+) -> None:
+    world = make_world()
+    client = world.client()
+    for method, attributes in requests:
+        answer = client.request(method, *attributes)
+        assert answer.method == method
+        assert answer.is_signed_with(client.key)
+    assert len(world.server.allocations) == len(world.server.allocations.ports[AddressFamily.IPV4].taken) + len(
+        world.server.allocations.ports[AddressFamily.IPV6].taken
+    )

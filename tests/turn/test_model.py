@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tavern.stun.attributes import encode_xor_address
+from tavern.stun.attributes import AddressFamily, encode_xor_address
 from tavern.stun.message import Attribute, AttributeType, MessageClass, Method, encode
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class RelayMachine(RuleBasedStateMachine):
         table = self.world.server.allocations
         relayed = {one.five_tuple.client[1] - 4000: one.relayed_address for one in table}
         assert relayed == {index: (RELAY, one.port) for index, one in self.model.items()}
-        assert table.ports[1].taken == {one.port for one in self.model.values()}  # type: ignore[index]
+        assert table.ports[AddressFamily.IPV4].taken == {one.port for one in self.model.values()}
         assert {flow.relayed[1] for flow in self.world.forwarder} == {one.port for one in self.model.values()}
         assert table.next_deadline() == min((one.expires_at for one in self.model.values()), default=None)
         for allocation in table:

@@ -129,3 +129,5 @@ def test_remembered_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     assert memory.find(here, bytes([49]) * 12, b"request", 40.0) is None
     memory.remember(here, b"x" * 12, b"request", b"answer", 41.0)
     assert len(memory) == 1
+    memory.remember(here, b"y" * 12, bytes(60_000), b"answer", 41.0)
+    assert len(memory) == 1

@@ -7,7 +7,10 @@ from collections import OrderedDict
 from tavern.turn.five_tuple import FiveTuple
 
 REMEMBERED_S = 40  # RFC 8489 §6.2.1: no retransmission comes later
-_MAX_ANSWERS = 8192  # about 6 MB, 200 requests/s for 40 s; only proven users have entries. Beyond: oldest go first.
+_MAX_ANSWERS = 8192  # 200 requests/s for 40 s; only proven users have entries. Beyond: oldest go first.
+_MAX_BYTES = (
+    1024  # request and answer, so that all of it stays under 16 MB; usual ones have 300, huge ones are recomputed
+)
 
 
 class AnswerMemory:
@@ -27,7 +30,9 @@ class AnswerMemory:
         return entry[2]
 
     def remember(self, five_tuple: FiveTuple, transaction_id: bytes, request: bytes, answer: bytes, now: float) -> None:
-        """`request` got `answer`."""
+        """`request` got `answer`, for the next 40 s if they are of a usual size."""
+        if len(request) + len(answer) > _MAX_BYTES:
+            return
         key = (five_tuple, transaction_id)
         self._answers.pop(key, None)
         self._answers[key] = (now + REMEMBERED_S, request, answer)
