@@ -249,6 +249,10 @@ export class Session {
 
   /** Not to join after all. */
   cancelJoin() {
+    if (!this.state.call) {
+      this.#hangUp();
+      return;
+    }
     this.#attempt += 1;
     this.#wanted = null;
     this.#change({ joining: null, microphone: null });
@@ -477,7 +481,10 @@ export class Session {
     const call = [this.#wanted, this.state.call].find(
       (goal) => goal?.tavern.id === tavernId && goal.channelId === channelId,
     );
-    if (!call) return;
+    if (!call) {
+      this.#notWanted(tavernId, channelId);
+      return;
+    }
     this.#wanted = null;
     const others = peers.filter(({ publicKeyHex }) => publicKeyHex !== this.state.identity?.publicKeyHex);
     const members = new Map(
@@ -489,6 +496,20 @@ export class Session {
     this.#change({ call: { ...call, joined: true }, members, joining: null });
     this.#mesh.enter({ tavernId, channelId }, [...members.keys()]);
     this.#look();
+  }
+
+  /**
+   * We were let in where we no longer want to be: out again, and back to where we were.
+   *
+   * @param {string} tavernId
+   * @param {string} channelId
+   */
+  #notWanted(tavernId, channelId) {
+    this.#signaling.send({ type: "leave-channel", tavernId, channelId });
+    const { call } = this.state;
+    if (!call) return;
+    this.#change({ call: { ...call, joined: false } });
+    void this.#enter();
   }
 
   /**
