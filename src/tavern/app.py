@@ -185,5 +185,6 @@ def _relay_config(settings: Settings, decisions: Decisions) -> RelayConfig:
         advertised_addresses=decisions.advertised_addresses,
         allow_peers=settings.turn_allow_peers,
         user_quota=settings.turn_user_quota,
+        max_allocations=decisions.max_allocations,
         unauthenticated_rate=settings.turn_401_rate,
     )

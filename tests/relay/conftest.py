@@ -43,6 +43,7 @@ def config(**changes: object) -> RelayConfig:
         advertised_addresses=(ip_address("127.0.0.1"), ip_address("::1")),
         allow_peers=LOOPBACK,
         user_quota=50,
+        max_allocations=1000,
         unauthenticated_rate=64,
     )
     return attrs.evolve(plain, **changes)  # type: ignore[arg-type]

@@ -376,6 +376,7 @@ def test_statistics_before_the_start_are_zero() -> None:
         secrets=("north",),
         advertised_addresses=(ip_address("127.0.0.1"),),
         user_quota=1,
+        max_allocations=1000,
         unauthenticated_rate=1,
     )
     statistics = Relay(config).statistics()

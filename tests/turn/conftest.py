@@ -45,6 +45,7 @@ class World:
             min_relay_port=50000,
             max_relay_port=50009,
             user_quota=5,
+            max_allocations=1000,
             unauthenticated_rate=64,
         )
         config = attrs.evolve(config, **changes)  # type: ignore[arg-type]

@@ -152,6 +152,16 @@ def test_7_2_no_port_left_508_and_every_port_was_used(world: World) -> None:
     assert world.client(4100).error(Method.ALLOCATE, UDP) == 508
 
 
+def test_7_2_no_more_allocations_than_the_server_has_descriptors_for_508(make_world: type[World]) -> None:
+    world = make_world(max_allocations=2)
+    first = world.client(4000, user="a")
+    first.allocate()
+    world.client(4001, user="b").allocate()
+    assert world.client(4002, user="c").error(Method.ALLOCATE, UDP) == 508
+    assert first.error(Method.REFRESH, lifetime(0)) == 0
+    world.client(4003, user="c").allocate()
+
+
 def test_7_2_a_port_that_cannot_be_bound_is_skipped(world: World) -> None:
     world.unbindable = set(range(50000, 50007))
     assert world.client().allocate()[1] in {50007, 50008, 50009}

@@ -47,6 +47,8 @@ class RelayConfig:
     """Ranges that the relay sends to although the policy denies them."""
     user_quota: int
     """Allocations per username."""
+    max_allocations: int
+    """In all: each holds a file descriptor."""
     unauthenticated_rate: int
     """Unauthenticated error answers per second and source."""
 
@@ -91,6 +93,7 @@ class Relay:
                 max_relay_port=config.max_relay_port,
                 allow_peers=config.allow_peers,
                 user_quota=config.user_quota,
+                max_allocations=config.max_allocations,
                 unauthenticated_rate=config.unauthenticated_rate,
             ),
             random=random.SystemRandom(),

@@ -82,11 +82,13 @@ class RequestHandler:
         advertised: Mapping[AddressFamily, IPAddress],
         policy: PeerPolicy,
         user_quota: int,
+        max_allocations: int,
     ) -> None:
         self._allocations = allocations
         self._advertised = advertised
         self._policy = policy
         self._user_quota = user_quota
+        self._max_allocations = max_allocations
         self._pending: dict[int, PendingAllocation] = {}
         self._last_id = 0
 
@@ -198,6 +200,8 @@ class RequestHandler:
         even = request.get(AttributeType.EVEN_PORT)
         if self._allocations.held_by(identity.username) >= self._user_quota:
             raise Refusal(ErrorCode.ALLOCATION_QUOTA_REACHED)
+        if len(self._allocations) >= self._max_allocations:
+            raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
         if even is not None and decode_even_port(even):
             raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)  # the next port cannot be reserved: nothing reserves yet
         port = self._allocations.ports[family].take(even=even is not None)

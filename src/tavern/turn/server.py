@@ -48,6 +48,8 @@ class TurnConfig:
     allow_peers: tuple[Network, ...] = ()
     user_quota: int
     """Allocations that one username may hold at once."""
+    max_allocations: int
+    """Allocations of all users together."""
     unauthenticated_rate: float
     """Unauthenticated error answers per second and source."""
 
@@ -88,6 +90,7 @@ class TurnServer:
                 advertised_addresses=frozenset(config.advertised_addresses), allow_peers=config.allow_peers
             ),
             user_quota=config.user_quota,
+            max_allocations=config.max_allocations,
         )
 
     def receive(self, data: bytes, five_tuple: FiveTuple, now: float, unix_time_s: float) -> list[Effect]:
