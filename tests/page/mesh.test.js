@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { mock, test } from "node:test";
 
-import { isUseful, Mesh, parseCandidate } from "../../src/tavern/web/static/mesh.js";
+import { isUseful, parseCandidate } from "../../src/tavern/web/static/candidates.js";
+import { Mesh } from "../../src/tavern/web/static/mesh.js";
 import { FakeConnection, settle } from "./fakes.js";
 
 const PLACE = { tavernId: "t", channelId: "c" };
@@ -9,7 +10,7 @@ const TURN = [{ urls: ["turn:a:3478"], username: "u", credential: "c" }];
 const candidate = (text) => JSON.stringify({ candidate: text, sdpMid: "0" });
 
 /** A mesh with its surroundings written down. */
-function made(context, { self = "m", servers = TURN } = {}) {
+function made(context, { self = "m", servers = TURN, createConnection } = {}) {
   mock.timers.enable({ apis: ["setTimeout", "Date"] });
   context.after(() => mock.timers.reset());
   for (const level of ["warn", "debug"]) context.mock.method(console, level, () => {});
@@ -26,10 +27,10 @@ function made(context, { self = "m", servers = TURN } = {}) {
     },
     onTrack: (peer, track) => world.tracks.push([peer, track]),
     onGone: (peer) => world.gone.push(peer),
-    createConnection: (configuration) => {
+    createConnection: createConnection ?? ((configuration) => {
       world.connections.push(new FakeConnection(configuration));
       return world.connections.at(-1);
-    },
+    }),
     random: () => 0,
   });
   return { mesh, world };
@@ -331,4 +332,17 @@ test("sound reaches the page only from the pair there is", async (context) => {
   old.become("failed");
   assert.deepEqual(world.tracks, [["a", { kind: "audio", id: 1 }]]);
   assert.equal(world.states.get("a"), "connecting");
+});
+
+test("a browser that refuses a connection fails the pair at once, not the page", async (context) => {
+  const { mesh, world } = made(context, {
+    createConnection: () => {
+      throw new DOMException("too many", "OperationError");
+    },
+  });
+  mesh.enter(PLACE, ["a"]);
+  mesh.receiveOffer("a", "v=0\r\n");
+  mesh.peerJoined("z");
+  await settle();
+  assert.deepEqual([...world.states], [["a", "retrying"], ["z", "retrying"]]);
 });

@@ -11,8 +11,8 @@ import { strings } from "./strings.js";
  * @property {boolean} self
  * @property {boolean} speaking
  * @property {boolean} muted
- * @property {import("./mesh.js").PairState | null} state null for those one is not connected with
- * @property {import("./mesh.js").PairTrouble | null} trouble
+ * @property {import("./link.js").PairState | null} state null for those one is not connected with
+ * @property {import("./pair.js").PairTrouble | null} trouble
  */
 
 const HUES = 8;

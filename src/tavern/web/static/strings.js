@@ -1,7 +1,7 @@
 /** Every word that the page says. */
 
-/** @typedef {import("./mesh.js").PairTrouble} PairTrouble */
-/** @typedef {import("./session.js").State["microphone"]} MicrophoneState */
+/** @typedef {import("./pair.js").PairTrouble} PairTrouble */
+/** @typedef {import("./state.js").State["microphone"]} MicrophoneState */
 
 /** @type {Record<PairTrouble, string>} */
 const pairTroubles = {
@@ -149,6 +149,9 @@ export const strings = {
     lostInCall: "The connection to the server is gone. It is being tried again, and then you are back in the channel.",
     now: "Try now",
   },
+
+  noWebRtc:
+    "This browser has no WebRTC, which is what carries the voices. It may be switched off in the settings or by an extension; otherwise try another browser.",
 
   notKept: "This browser keeps nothing between visits: you will be somebody new next time.",
 

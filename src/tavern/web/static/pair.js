@@ -1,0 +1,219 @@
+/**
+ * One RTCPeerConnection and its one exchange of offer and answer. A pair that fails is not mended but replaced, so it
+ * knows nothing of trying again; once closed it tells nothing any more.
+ *
+ * Why a pair failed: the server named no relay; it named one that did not answer; the other side did not answer; nothing
+ * got through.
+ * @typedef {"no-relay-named" | "relay-silent" | "no-answer" | "no-path"} PairTrouble
+ *
+ * @typedef {object} PairOptions
+ * @property {RTCIceServer[]} iceServers
+ * @property {MediaStream} stream names our voice towards the other
+ * @property {string[]} early candidates that came before the pair was made
+ * @property {(type: "offer" | "answer", sdp: string) => void} onDescription ours, to be sent
+ * @property {(candidate: string) => void} onCandidate ours, as JSON, to be sent after the description
+ * @property {(track: MediaStreamTrack) => void} onTrack
+ * @property {(state: "connected" | "disconnected" | "failed") => void} onState
+ * @property {(configuration: RTCConfiguration) => RTCPeerConnection} [createConnection]
+ */
+
+import { isRelayed, isUseful, keepEarly, parseCandidate } from "./candidates.js";
+import { withVoiceOpus } from "./sdp.js";
+
+/**
+ * How long our description waits for candidates to take along. Those of this machine are there at once and the relay
+ * answers in two round trips, so that a pair mostly costs one message instead of ten: with seven others, and a server
+ * that counts, this is what keeps joining fast.
+ */
+const GATHER_MS = 250;
+
+export class Pair {
+  #options;
+  #connection;
+  #relayNamed;
+  #sawRelay = false;
+  #offering = false;
+  #remoteSet = false;
+  /** Whether our description is on its way; candidates found later follow one by one. */
+  #described = false;
+  #closed = false;
+  /** Steps are done one after the other. */
+  #work = Promise.resolve();
+
+  /** @param {PairOptions} options */
+  constructor(options) {
+    this.#options = options;
+    this.#relayNamed = options.iceServers.some(({ urls }) => [urls].flat().some((url) => url.startsWith("turn")));
+    const create = options.createConnection ?? ((configuration) => new RTCPeerConnection(configuration));
+    this.#connection = create(configurationWith(options.iceServers));
+    this.#connection.onicecandidate = ({ candidate }) => this.#found(candidate);
+    this.#connection.ontrack = ({ track }) => {
+      if (!this.#closed && track.kind === "audio") options.onTrack(track);
+    };
+    this.#connection.onconnectionstatechange = () => {
+      const state = this.#connection.connectionState;
+      if (this.#closed) return;
+      if (state === "connected" || state === "disconnected" || state === "failed") options.onState(state);
+    };
+  }
+
+  /** Whether our offer waits for its answer. */
+  get unanswered() {
+    return this.#offering && !this.#remoteSet;
+  }
+
+  /**
+   * Why it failed, told by what there was.
+   *
+   * @param {PairTrouble} suspected as far as it is known from outside
+   * @returns {PairTrouble}
+   */
+  diagnose(suspected) {
+    if (!this.#remoteSet) return suspected;
+    if (!this.#relayNamed) return "no-relay-named";
+    return this.#sawRelay ? "no-path" : "relay-silent";
+  }
+
+  /** @param {MediaStreamTrack | null} track our voice */
+  offer(track) {
+    this.#offering = true;
+    this.#connection.addTransceiver(track ?? "audio", { direction: "sendrecv", streams: [this.#options.stream] });
+    this.#step(async () => this.#describe("offer", await this.#connection.createOffer()));
+  }
+
+  /**
+   * @param {string} sdp the other's offer
+   * @param {() => MediaStreamTrack | null} track our voice, when it comes to that
+   */
+  answer(sdp, track) {
+    this.#step(async () => {
+      await this.#setRemote({ type: "offer", sdp });
+      const transceiver = this.#connection.getTransceivers().find(({ receiver }) => receiver.track.kind === "audio");
+      if (transceiver) {
+        transceiver.direction = "sendrecv";
+        transceiver.sender.setStreams?.(this.#options.stream);
+        await transceiver.sender.replaceTrack(track());
+      }
+      await this.#describe("answer", await this.#connection.createAnswer());
+    });
+  }
+
+  /** @param {string} sdp the answer to our offer */
+  receiveAnswer(sdp) {
+    if (!this.#offering) return;
+    this.#step(async () => {
+      if (this.#connection.signalingState !== "have-local-offer") return; // to an offer that was replaced
+      await this.#setRemote({ type: "answer", sdp });
+    });
+  }
+
+  /** @param {string} candidate a JSON-encoded RTCIceCandidateInit */
+  receiveCandidate(candidate) {
+    if (this.#remoteSet) this.#step(() => this.#add(candidate));
+    else keepEarly(this.#options.early, candidate);
+  }
+
+  /** @param {MediaStreamTrack | null} track */
+  setTrack(track) {
+    this.#step(async () => {
+      for (const { sender, receiver } of this.#connection.getTransceivers()) {
+        if (receiver.track.kind === "audio") await sender.replaceTrack(track);
+      }
+    });
+  }
+
+  /** @param {RTCIceServer[]} servers */
+  setIceServers(servers) {
+    try {
+      this.#connection.setConfiguration(configurationWith(servers));
+    } catch (error) {
+      console.warn("The new ICE servers were refused", error);
+    }
+  }
+
+  close() {
+    this.#closed = true;
+    this.#connection.close();
+  }
+
+  /**
+   * Does the next step when the ones before are done; a step that throws fails the pair.
+   *
+   * @param {() => Promise<void>} step
+   */
+  #step(step) {
+    this.#work = this.#work
+      .then(() => (this.#closed ? undefined : step()))
+      .catch((error) => {
+        if (this.#closed) return;
+        console.warn("A pair broke", error);
+        this.#options.onState("failed");
+      });
+  }
+
+  /** @param {RTCSessionDescriptionInit & {sdp: string}} description */
+  async #setRemote({ type, sdp }) {
+    await this.#connection.setRemoteDescription({ type, sdp: withVoiceOpus(sdp) });
+    this.#remoteSet = true;
+    for (const candidate of this.#options.early.splice(0)) await this.#add(candidate);
+  }
+
+  /**
+   * @param {"offer" | "answer"} type
+   * @param {RTCSessionDescriptionInit} description
+   */
+  async #describe(type, description) {
+    await this.#connection.setLocalDescription(description);
+    // Not awaited here: the other side's candidates need not wait for ours.
+    void gathered(this.#connection).then(() => {
+      const sdp = this.#connection.localDescription?.sdp;
+      if (this.#closed || sdp === undefined) return;
+      this.#options.onDescription(type, withVoiceOpus(sdp));
+      this.#described = true;
+    });
+  }
+
+  /** @param {RTCIceCandidate | null} candidate one of ours; null: all are found */
+  #found(candidate) {
+    if (this.#closed || !candidate || !isUseful(candidate.candidate)) return;
+    if (isRelayed(candidate.candidate)) this.#sawRelay = true;
+    if (this.#described) this.#options.onCandidate(JSON.stringify(candidate.toJSON()));
+  }
+
+  /** @param {string} json */
+  async #add(json) {
+    const candidate = parseCandidate(json);
+    if (candidate === null) return;
+    try {
+      await this.#connection.addIceCandidate(candidate);
+    } catch (error) {
+      console.debug("A candidate was refused", error); // of a pair that was replaced, or of a kind not known here
+    }
+  }
+}
+
+/**
+ * All candidates are found, or enough time was spent on them.
+ *
+ * @param {RTCPeerConnection} connection
+ * @returns {Promise<void>}
+ */
+function gathered(connection) {
+  if (connection.iceGatheringState === "complete") return Promise.resolve();
+  return new Promise((resolve) => {
+    const timer = setTimeout(resolve, GATHER_MS);
+    connection.onicegatheringstatechange = () => {
+      if (connection.iceGatheringState !== "complete") return;
+      clearTimeout(timer);
+      resolve();
+    };
+  });
+}
+
+/**
+ * @param {RTCIceServer[]} iceServers
+ * @returns {RTCConfiguration}
+ */
+function configurationWith(iceServers) {
+  return { iceServers, bundlePolicy: "max-bundle" };
+}
