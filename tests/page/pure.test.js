@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { microphoneTrouble } from "../../src/tavern/web/static/audio.js";
+import { microphoneTrouble } from "../../src/tavern/web/static/microphone.js";
 import { delayBefore } from "../../src/tavern/web/static/backoff.js";
 import { isStoredIdentity, makeIdentity, tagOf, toHex } from "../../src/tavern/web/static/identity.js";
 import {
@@ -40,6 +40,17 @@ test("a new identity is an Ed25519 key pair in hex, the private key as PKCS#8", 
   const jwk = await crypto.subtle.exportKey("jwk", key);
   assert.equal(Buffer.from(jwk.x, "base64url").toString("hex"), made.publicKeyHex);
   assert.notEqual((await makeIdentity()).publicKeyHex, made.publicKeyHex);
+});
+
+test("a browser without Ed25519 gets a name that nobody can guess, and no key to sign with", async (context) => {
+  for (const generateKey of [async () => Promise.reject(new DOMException("", "NotSupportedError")), undefined]) {
+    Object.defineProperty(crypto.subtle, "generateKey", { value: generateKey, configurable: true });
+    context.after(() => delete crypto.subtle.generateKey);
+    const [one, other] = [await makeIdentity(), await makeIdentity()];
+    assert.ok(isStoredIdentity(one));
+    assert.equal(one.privateKeyHex, "");
+    assert.notEqual(one.publicKeyHex, other.publicKeyHex);
+  }
 });
 
 test("what is stored is checked before it is used", () => {

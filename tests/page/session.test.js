@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { afterEach, beforeEach, mock, test } from "node:test";
 
 import { Session } from "../../src/tavern/web/static/session.js";
-import { settle } from "./fakes.js";
+import { FakeConnection, settle } from "./fakes.js";
 
 const identity = { publicKeyHex: "me", tag: "TVN-me", kept: true };
 const peer = (key) => ({ publicKeyHex: key, tag: `TVN-${key}`, displayName: key });
@@ -51,10 +51,22 @@ class FakeStream {
 
 class FakeAudioContext {
   state = "running";
+  constructor() {
+    context = this;
+  }
   createMediaStreamSource = () => ({ connect() {}, disconnect() {} });
   createAnalyser = () => ({ getFloatTimeDomainData() {} });
+  resume = async () => {
+    this.state = "running";
+  };
+  suspend = async () => {
+    this.state = "suspended";
+  };
 }
 
+/** The pairs' connections, newest last. */
+let connections = [];
+let context;
 let track;
 let microphone;
 let shown;
@@ -62,12 +74,19 @@ let shown;
 beforeEach(() => {
   mock.timers.enable({ apis: ["setTimeout", "setInterval", "Date"], now: 1_000_000 });
   sockets = [];
+  connections = [];
   track = new FakeTrack();
   microphone = async () => new FakeStream([track]);
   const globals = {
     WebSocket: FakeSocket,
     MediaStream: FakeStream,
     AudioContext: FakeAudioContext,
+    RTCPeerConnection: class extends FakeConnection {
+      constructor(configuration) {
+        super(configuration);
+        connections.push(this);
+      }
+    },
     performance: { now: () => Date.now() },
     document: { visibilityState: "visible" },
     navigator: { mediaDevices: { getUserMedia: () => microphone() } },
@@ -295,4 +314,216 @@ test("a new tavern is made under our identity", async () => {
   );
   sockets[0].say({ type: "tavern-created", tavern: tavern("n") });
   assert.deepEqual(led, ["n"]);
+});
+
+/** The browser's question for the microphone, answered when the test says so; counts how often it is put. */
+function questions() {
+  const asked = [];
+  microphone = () => new Promise((resolve) => asked.push(() => resolve(new FakeStream([track]))));
+  return asked;
+}
+
+const joinedGeneral = { type: "channel-joined", tavernId: "t", channelId: "general", peers: [peer("ada")] };
+
+test("joining again while the browser still asks puts no second question, and leaves no microphone open", async () => {
+  const session = await looking();
+  const asked = questions();
+  const first = session.join("general");
+  session.cancelJoin();
+  const second = session.join("general");
+  assert.equal(asked.length, 1);
+  asked[0]();
+  await Promise.all([first, second]);
+  await settle();
+  assert.equal(said("join-channel").length, 1);
+  assert.equal(track.stopped, false);
+  session.leave();
+  assert.equal(track.stopped, true);
+});
+
+test("a microphone given after the wish to join was taken back is given back", async () => {
+  const session = await looking();
+  const asked = questions();
+  const joining = session.join("general");
+  session.cancelJoin();
+  asked[0]();
+  await joining;
+  assert.equal(track.stopped, true);
+  assert.equal(said("join-channel").length, 0);
+});
+
+test("who only listens, and takes back the wish to switch, is not recorded", async () => {
+  const session = await looking();
+  await session.join("general", { listenOnly: true });
+  sockets.at(-1).say(joinedGeneral);
+  const asked = questions();
+  const joining = session.join("other");
+  session.cancelJoin();
+  asked[0]();
+  await joining;
+  await settle();
+  assert.equal(shown.listening, true);
+  assert.equal(track.stopped, true);
+});
+
+test("a connection lost while credentials are awaited does not make the page join twice", async () => {
+  const session = new Session({ url: "ws://x/", identity, notice: null, onChange: () => {} });
+  session.open("t");
+  session.start();
+  sockets[0].onopen();
+  sockets[0].say({ type: "tavern-info", tavern: tavern() });
+  const joining = session.join("general");
+  await settle();
+  sockets[0].onclose();
+  mock.timers.tick(1_000);
+  opened();
+  await joining;
+  await settle();
+  assert.equal(said("join-channel").length, 1);
+});
+
+test("being told twice that we are in does not tear the pairs down", async () => {
+  await talking();
+  sockets.at(-1).say({ type: "offer", from: "ada", sdp: "v=0\r\n" });
+  await settle();
+  assert.equal(connections.length, 1);
+  sockets.at(-1).say(joinedGeneral);
+  await settle();
+  assert.equal(connections[0].closed, false);
+});
+
+test("two rate limits in a row ask once more, not twice", async () => {
+  await talking();
+  sockets[0].onclose();
+  mock.timers.tick(1_000);
+  opened();
+  await settle();
+  const limited = { type: "error", message: "rate-limited", code: "rate-limited" };
+  sockets[1].say(limited);
+  sockets[1].say(limited);
+  mock.timers.tick(5_000);
+  await settle();
+  assert.equal(said("join-channel").length, 2);
+});
+
+test("a rate limit while coming back does not leave the button that creates taverns pressed", async () => {
+  const session = await talking();
+  sockets[0].onclose();
+  mock.timers.tick(1_000);
+  opened();
+  session.createTavern("New", () => {});
+  sockets[1].say({ type: "error", message: "rate-limited", code: "rate-limited" });
+  await settle();
+  assert.equal(shown.creating, false);
+});
+
+const notFound = { type: "error", message: "Tavern not found", code: "tavern-not-found" };
+
+test("a late answer about the tavern looked at before says nothing about this one", async () => {
+  const session = await looking();
+  session.open("gone");
+  session.open("t");
+  sockets[0].say(notFound); // about "gone"
+  sockets[0].say({ type: "tavern-info", tavern: tavern() });
+  await settle();
+  assert.equal(shown.missing, false);
+  assert.equal(shown.tavern.id, "t");
+});
+
+test("looking at a tavern that is gone does not end the call elsewhere when the connection comes back", async () => {
+  const session = await talking();
+  session.open("gone");
+  sockets[0].say(notFound);
+  await settle();
+  assert.equal(shown.missing, true);
+  sockets[0].onclose();
+  mock.timers.tick(1_000);
+  sockets[1].onopen();
+  for (const message of sockets[1].sent.filter(({ tavernId }) => tavernId === "gone")) {
+    assert.equal(message.type, "get-tavern-info");
+    sockets[1].say(notFound);
+  }
+  sockets[1].say({ type: "ice-servers", iceServers: [], expiresAt: new Date(Date.now() + 3_600_000).toISOString() });
+  await settle();
+  sockets[1].say(joinedGeneral);
+  await settle();
+  assert.equal(shown.call?.joined, true);
+  sockets[1].say(notFound);
+  await settle();
+  assert.equal(shown.missing, true);
+  assert.equal(shown.call?.joined, true);
+});
+
+test("a name changed on the way in is told", async () => {
+  const session = await looking();
+  await session.join("general");
+  session.rename("Ada");
+  const names = sockets[0].sent.filter(({ identity: own }) => own).map(({ type, identity: own }) => [type, own.displayName]);
+  assert.deepEqual(names, [["join-channel", null], ["update-identity", "Ada"]]);
+});
+
+test("a channel that cannot be made for want of a connection is said, not swallowed", async () => {
+  const session = await looking();
+  sockets[0].onclose();
+  assert.equal(session.createChannel("New"), false);
+  await settle();
+  assert.match(shown.notice.text, /no connection/);
+});
+
+test("a sound that cannot be measured does not keep us out", async (t) => {
+  t.mock.method(console, "warn", () => {});
+  const session = await looking();
+  const original = FakeAudioContext;
+  globalThis.AudioContext = class extends original {
+    createMediaStreamSource = () => {
+      throw new DOMException("sample rates differ", "NotSupportedError");
+    };
+  };
+  await session.join("general");
+  assert.equal(said("join-channel").length, 1);
+});
+
+test("a browser without room for another audio context joins all the same", async (t) => {
+  t.mock.method(console, "warn", () => {});
+  const session = await looking();
+  globalThis.AudioContext = class {
+    constructor() {
+      throw new DOMException("too many", "NotSupportedError");
+    }
+  };
+  await session.join("general");
+  assert.equal(said("join-channel").length, 1);
+});
+
+test("nothing is measured, and the audio context rests, when the call is over", async () => {
+  const session = await talking();
+  assert.equal(context.state, "running");
+  session.leave();
+  await settle();
+  assert.equal(context.state, "suspended");
+});
+
+test("going elsewhere ends a join that got no further than the microphone", async () => {
+  const session = await looking();
+  microphone = async () => {
+    throw new DOMException("", "NotAllowedError");
+  };
+  await session.join("general");
+  session.open("u");
+  await settle();
+  assert.equal(shown.joining, null);
+  assert.equal(shown.microphone, null);
+});
+
+test("use here, then joining elsewhere before the microphone is given, leads elsewhere", async () => {
+  const session = await talking();
+  sockets[0].say({ type: "session-replaced" });
+  const asked = questions();
+  const back = session.useHere();
+  opened();
+  const other = session.join("other");
+  for (const answer of asked) answer();
+  await Promise.all([back, other]);
+  await settle();
+  assert.deepEqual(said("join-channel").map(({ channelId }) => channelId), ["other"]);
 });

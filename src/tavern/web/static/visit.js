@@ -1,0 +1,142 @@
+/**
+ * The tavern looked at: what it is, who is in it, what is added to it, and how a new one is made.
+ *
+ * @typedef {import("./messages.js").Channel} Channel
+ * @typedef {import("./messages.js").Tavern} Tavern
+ * @typedef {import("./signaling.js").Signaling} Signaling
+ * @typedef {import("./state.js").Store} Store
+ */
+
+import { forgetVisit, rememberVisit } from "./memory.js";
+import { wireIdentity } from "./state.js";
+import { strings } from "./strings.js";
+
+/** Presence comes to members of a channel by itself; who only looks has to ask. */
+const LOOK_MS = 5_000;
+/** In a call the same question tells whether the connection is alive, and who is in the other channels. */
+const CALL_LOOK_MS = 15_000;
+
+export class Visit {
+  #store;
+  #signaling;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #timer;
+  /** @type {((tavernId: string) => void) | null} */
+  #onCreated = null;
+
+  /**
+   * @param {Store} store
+   * @param {Signaling} signaling
+   */
+  constructor(store, signaling) {
+    this.#store = store;
+    this.#signaling = signaling;
+  }
+
+  /** @param {string | null} tavernId null for the front page */
+  open(tavernId) {
+    const { notice } = this.#store.state;
+    this.#store.change({ tavernId, tavern: null, missing: false, notice: notice?.kind === "news" ? notice : null });
+    this.look();
+  }
+
+  /** Asks how the tavern is, now and then again. */
+  look() {
+    clearTimeout(this.#timer);
+    const { call } = this.#store.state;
+    const asked = this.#asked;
+    if (asked !== null && this.#signaling.isOpen && (call || document.visibilityState === "visible")) {
+      this.#signaling.probe({ type: "get-tavern-info", tavernId: asked });
+    }
+    this.#timer = setTimeout(() => this.look(), call ? CALL_LOOK_MS : LOOK_MS);
+  }
+
+  /** The connection is there: it may lead to another server by now, or to one whose database is back. */
+  connectionOpened() {
+    this.#store.change({ missing: false });
+    this.look();
+  }
+
+  connectionLost() {
+    clearTimeout(this.#timer);
+    if (this.#store.state.creating) this.#store.change({ creating: false });
+  }
+
+  /**
+   * @param {string} name
+   * @param {(tavernId: string) => void} onCreated
+   */
+  createTavern(name, onCreated) {
+    if (!this.#signaling.isOpen) {
+      this.#store.complain(strings.errors.notConnected);
+      return;
+    }
+    this.#onCreated = onCreated;
+    this.#store.change({ creating: true, notice: null });
+    const identity = wireIdentity(this.#store.state);
+    if (identity) this.#signaling.send({ type: "update-identity", identity }); // whose tavern it is
+    this.#signaling.send({ type: "create-tavern", name });
+  }
+
+  /**
+   * @param {string} name
+   * @returns {boolean} whether it was asked for
+   */
+  createChannel(name) {
+    const { tavernId } = this.#store.state;
+    if (tavernId === null) return false;
+    if (!this.#signaling.isOpen) {
+      this.#store.complain(strings.errors.notConnected);
+      return false;
+    }
+    this.#store.change({ notice: null });
+    this.#signaling.send({ type: "create-channel", tavernId, name });
+    return true;
+  }
+
+  /** @param {Tavern} tavern */
+  tavernCreated(tavern) {
+    rememberVisit(tavern);
+    this.#store.change({ creating: false });
+    this.#onCreated?.(tavern.id);
+    this.#onCreated = null;
+  }
+
+  /** @param {Tavern} tavern */
+  tavernTold(tavern) {
+    const { state } = this.#store;
+    if (tavern.id !== state.tavernId) return;
+    if (state.tavern?.name !== tavern.name) rememberVisit(tavern);
+    this.#store.change({ tavern, missing: false });
+  }
+
+  /**
+   * @param {string} tavernId
+   * @param {Channel} channel
+   */
+  channelCreated(tavernId, channel) {
+    const { tavern } = this.#store.state;
+    if (tavern?.id !== tavernId || tavern.channels.some(({ id }) => id === channel.id)) return;
+    this.#store.change({ tavern: { ...tavern, channels: [...tavern.channels, channel] } });
+  }
+
+  /** The server knows no such tavern. */
+  notFound() {
+    const { tavernId } = this.#store.state;
+    if (tavernId !== null) forgetVisit(tavernId);
+    this.#store.change({ missing: true, tavern: null });
+  }
+
+  /**
+   * The tavern to ask for. While we are coming back into a call it is the call's: "Tavern not found" does not say which,
+   * and must not be taken for the end of the call when it is about another tavern looked at meanwhile.
+   *
+   * @returns {string | null}
+   */
+  get #asked() {
+    const { call, tavernId, missing } = this.#store.state;
+    if (call && !call.joined) return call.tavern.id;
+    if (missing) return null;
+    return tavernId ?? call?.tavern.id ?? null;
+  }
+}
