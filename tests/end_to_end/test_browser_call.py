@@ -232,3 +232,78 @@ def test_a_typed_link_and_a_visited_tavern_lead_there(arrive: Arrive, server: Ru
     visitor.page.get_by_role("link", name="Corner table").click()
     visitor.page.get_by_role("heading", name="Corner table").wait_for()
     assert visitor.page.url == link
+
+
+_NO_ED25519 = """
+crypto.subtle.generateKey = async (algorithm) => {
+  throw new DOMException(`Unrecognized name: ${algorithm.name ?? algorithm}`, "NotSupportedError");
+};
+"""
+_NO_STORAGE = """
+for (const name of ["localStorage", "indexedDB"]) {
+  Object.defineProperty(window, name, {
+    get() { throw new DOMException("storage is switched off", "SecurityError"); },
+  });
+}
+"""
+_NO_WEBRTC = "delete window.RTCPeerConnection;"
+
+
+def test_a_browser_without_ed25519_talks_and_stays_the_same(arrive: Arrive, server: RunningServer) -> None:
+    ada = arrive(server.url)
+    link = ada.create_tavern("Old browser")
+    ada.join("Ada")
+    ben = arrive("about:blank")
+    ben.page.context.add_init_script(_NO_ED25519)
+    ben.page.goto(link)
+    tag = ben.page.locator(".way .tag").inner_text()
+    ben.join("Ben")
+    ben.sees_connected("Ada")
+    ada.sees_connected("Ben")
+    ben.hears_more()
+    ben.page.reload()
+    ben.page.locator(".way .tag", has_text=tag).wait_for()
+
+
+def test_a_browser_that_keeps_nothing_says_so_and_talks(arrive: Arrive, server: RunningServer) -> None:
+    ada = arrive(server.url)
+    link = ada.create_tavern("Private window")
+    ada.join("Ada")
+    ben = arrive("about:blank")
+    ben.page.context.add_init_script(_NO_STORAGE)
+    ben.page.goto(link)
+    ben.page.locator("#notice", has_text="keeps nothing").wait_for()
+    ben.join("Ben")
+    ben.sees_connected("Ada")
+    ben.hears_more()
+
+
+def test_a_browser_without_webrtc_is_told_so(talker: Browser, server: RunningServer) -> None:
+    context = talker.new_context()
+    context.add_init_script(_NO_WEBRTC)
+    page = context.new_page()
+    page.goto(server.url)
+    page.get_by_role("alert").get_by_text("no WebRTC").wait_for()
+    context.close()
+
+
+def test_the_keyboard_is_never_lost(arrive: Arrive, server: RunningServer, playwright: Playwright) -> None:
+    with chromium(playwright, tone=None) as browser:
+        ada = Visitor.arrive(browser.new_context(), server.url)
+
+        def focused(selector: str) -> None:
+            ada.until(f"document.activeElement.matches({selector!r})", f"the keyboard on {selector}")
+
+        ada.page.get_by_label("Its name").fill("By hand")
+        ada.page.keyboard.press("Enter")
+        focused(".tavern h1")
+        ada.page.locator("#join").press("Enter")
+        focused("#microphone-trouble button.primary")
+        ada.page.locator("#listen-only").press("Enter")
+        focused("#use-microphone")
+        ada.page.get_by_role("button", name="Leave").press("Enter")
+        focused("#join")
+        ada.page.get_by_role("link", name="to the front page").press("Enter")
+        ada.page.get_by_role("button", name="Forget By hand").press("Enter")
+        focused(".home h1")
+        assert ada.complaints == []

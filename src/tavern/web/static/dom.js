@@ -69,7 +69,9 @@ export function show(element, shown) {
  * @param {{key: (item: Item) => string, make: (item: Item) => Row, update: (row: Row, item: Item) => void}} how
  */
 export function list(parent, items, { key, make, update }) {
-  const old = new Map([...parent.children].map((child) => [/** @type {HTMLElement} */ (child).dataset.key, child]));
+  const rows = [...parent.children];
+  const old = new Map(rows.map((row) => [/** @type {HTMLElement} */ (row).dataset.key, row]));
+  const kept = new Set();
   let place = parent.firstElementChild;
   for (const item of items) {
     const itemKey = key(item);
@@ -82,6 +84,18 @@ export function list(parent, items, { key, make, update }) {
     if (row === place) place = place.nextElementSibling;
     else parent.insertBefore(row, place);
     update(row, item);
+    kept.add(row);
   }
-  for (const row of old.values()) row.remove();
+  for (const row of rows) if (!kept.has(row)) row.remove();
+}
+
+/**
+ * Whether the keyboard is somewhere in the page: on what is shown and can be used.
+ *
+ * @returns {boolean}
+ */
+export function hasFocus() {
+  const focused = document.activeElement;
+  if (!focused || focused === document.body) return false;
+  return focused.getClientRects().length > 0 && !focused.matches(":disabled");
 }

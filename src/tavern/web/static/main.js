@@ -1,5 +1,6 @@
 /** Puts the page together: the identity, the session, the view, and the address bar. */
 
+import { el } from "./dom.js";
 import { loadIdentity } from "./identity.js";
 import { invitePath, tavernInPath } from "./links.js";
 import { Session } from "./session.js";
@@ -8,6 +9,10 @@ import { View } from "./view.js";
 
 const page = document.getElementById("page");
 if (!page) throw new Error("the page has no place for itself");
+if (!("RTCPeerConnection" in window)) {
+  page.append(el("p", { class: "loading", role: "alert" }, strings.noWebRtc));
+  throw new Error("no WebRTC");
+}
 
 const identity = window.isSecureContext ? await loadIdentity() : null;
 const session = new Session({

@@ -27,7 +27,6 @@ export class CallView {
   #mute = el("button", {
     type: "button",
     id: "mute",
-    "aria-pressed": "false",
     onclick: () => this.#actions.mute(!this.#muted),
   });
   #muteLabel = el("span");
@@ -38,8 +37,8 @@ export class CallView {
     id: "use-microphone",
     onclick: () => this.#actions.useMicrophone(),
   });
-  #blocked = el("div", { class: "strip", id: "sound-blocked" });
-  #trouble = el("p", { class: "strip" });
+  #blocked = el("div", { class: "strip", id: "sound-blocked", role: "alert" });
+  #trouble = el("p", { class: "strip", role: "alert" });
 
   /** @param {CallActions} actions */
   constructor(actions) {
@@ -75,11 +74,12 @@ export class CallView {
     );
   }
 
-  focus() {
-    (this.#mute.hidden ? this.#useMicrophone : this.#mute).focus();
+  /** Where the keyboard goes on when what it was on is gone. */
+  get mainstay() {
+    return this.#mute.hidden ? this.#useMicrophone : this.#mute;
   }
 
-  /** @param {import("./session.js").State} state */
+  /** @param {import("./state.js").State} state */
   update(state) {
     const { call, members, muted, listening, microphone, soundBlocked } = state;
     show(this.element, call !== null);
@@ -94,7 +94,6 @@ export class CallView {
     show(this.#mute, !listening);
     show(this.#useMicrophone, listening);
     setText(this.#muteLabel, muted ? words.unmute : words.mute);
-    this.#mute.setAttribute("aria-pressed", String(muted));
     this.#mute.classList.toggle("on", muted);
     this.#onIcon.toggleAttribute("hidden", muted);
     this.#offIcon.toggleAttribute("hidden", !muted);

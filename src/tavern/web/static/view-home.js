@@ -9,6 +9,7 @@ import { strings } from "./strings.js";
 const words = strings.home;
 
 export class HomeView {
+  #heading = el("h1", { tabindex: -1 }, words.title);
   #name = el("input", {
     id: "tavern-name",
     name: "tavern-name",
@@ -48,7 +49,7 @@ export class HomeView {
       el(
         "div",
         { class: "lead" },
-        el("h1", { tabindex: -1 }, words.title),
+        this.#heading,
         el("p", {}, words.lead),
       ),
       el(
@@ -87,50 +88,21 @@ export class HomeView {
     );
   }
 
-  /** @param {import("./session.js").State} state */
+  /** @param {import("./state.js").State} state */
   update(state) {
     this.#create.disabled = state.creating;
     setText(this.#create, state.creating ? words.creating : words.create);
-    const visited = visitedTaverns();
-    show(this.#visitedCard, visited.length > 0);
-    list(this.#visited, visited, {
-      key: ({ id }) => id,
-      make: ({ id, name }) =>
-        el(
-          "li",
-          {},
-          el(
-            "a",
-            {
-              href: invitePath(id),
-              class: `person hue-${hueOf(id)}`,
-              onclick: (event) => {
-                const press = /** @type {MouseEvent} */ (event);
-                if (press.ctrlKey || press.metaKey || press.shiftKey) return;
-                event.preventDefault();
-                this.#onOpen(id);
-              },
-            },
-            el("span", { class: "avatar square", "aria-hidden": "true" }, initialOf(name)),
-            el("span", { class: "name" }, name),
-          ),
-          el(
-            "button",
-            {
-              type: "button",
-              class: "quiet bare",
-              "aria-label": words.forget(name),
-              title: words.forget(name),
-              onclick: () => {
-                forgetVisit(id);
-                this.update(state);
-              },
-            },
-            icon("close"),
-          ),
-        ),
-      update: (row, { name }) => setText(/** @type {HTMLElement} */ (row.querySelector(".name")), name),
-    });
+    this.#showVisited();
+  }
+
+  /** Where the keyboard goes on when what it was on is gone; null while that is still to be seen. */
+  get mainstay() {
+    return this.#create.disabled ? null : this.#create;
+  }
+
+  /** What says where one is after going there. */
+  get landmark() {
+    return this.#heading;
   }
 
   /** Empties what was typed: it led somewhere. */
@@ -144,5 +116,64 @@ export class HomeView {
     if (!invite) setText(this.#problem, words.notALink);
     else if (invite.origin === null || sameHost(invite.origin, location.origin)) this.#onOpen(invite.tavernId);
     else location.assign(invite.origin + invitePath(invite.tavernId));
+  }
+
+  #showVisited() {
+    const visited = visitedTaverns();
+    show(this.#visitedCard, visited.length > 0);
+    list(this.#visited, visited, {
+      key: ({ id }) => id,
+      make: (tavern) => this.#makeVisited(tavern),
+      update: (row, { name }) => setText(/** @type {HTMLElement} */ (row.querySelector(".name")), name),
+    });
+  }
+
+  /**
+   * @param {import("./memory.js").Visited} tavern
+   * @returns {HTMLLIElement}
+   */
+  #makeVisited({ id, name }) {
+    /** @param {Event} event */
+    const open = (event) => {
+      const press = /** @type {MouseEvent} */ (event);
+      if (press.ctrlKey || press.metaKey || press.shiftKey) return;
+      event.preventDefault();
+      this.#onOpen(id);
+    };
+    const row = el(
+      "li",
+      {},
+      el(
+        "a",
+        { href: invitePath(id), class: `person hue-${hueOf(id)}`, onclick: open },
+        el("span", { class: "avatar square", "aria-hidden": "true" }, initialOf(name)),
+        el("span", { class: "name" }, name),
+      ),
+      el(
+        "button",
+        {
+          type: "button",
+          class: "quiet bare",
+          "aria-label": words.forget(name),
+          title: words.forget(name),
+          onclick: () => this.#forget(row, id),
+        },
+        icon("close"),
+      ),
+    );
+    return row;
+  }
+
+  /**
+   * Takes a tavern off the list; the keyboard goes on with its neighbour.
+   *
+   * @param {HTMLElement} row
+   * @param {string} id
+   */
+  #forget(row, id) {
+    const neighbour = row.nextElementSibling ?? row.previousElementSibling;
+    forgetVisit(id);
+    this.#showVisited();
+    (neighbour?.querySelector("button") ?? this.#heading).focus();
   }
 }

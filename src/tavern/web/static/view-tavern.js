@@ -6,7 +6,7 @@ import { hueOf, initialOf, showPeople } from "./people.js";
 import { strings } from "./strings.js";
 
 /**
- * @typedef {import("./session.js").State} State
+ * @typedef {import("./state.js").State} State
  * @typedef {import("./messages.js").Channel} Channel
  * @typedef {import("./messages.js").Tavern} Tavern
  * @typedef {import("./people.js").Person} Person
@@ -14,7 +14,7 @@ import { strings } from "./strings.js";
  * @typedef {object} TavernActions
  * @property {(channelId: string, options?: {listenOnly?: boolean}) => void} join
  * @property {() => void} cancelJoin
- * @property {(name: string) => void} createChannel
+ * @property {(name: string) => boolean} createChannel whether it was asked for
  * @property {(name: string) => void} rename
  * @property {(peer: string) => void} retry
  * @property {() => void} goHome
@@ -129,6 +129,11 @@ export class TavernView {
   });
   #microphoneTitle = el("h2");
   #microphoneText = el("p");
+  #retryMicrophone = el(
+    "button",
+    { type: "button", class: "primary", onclick: () => this.#again() },
+    strings.microphone.again,
+  );
   #microphone = el("section", { class: "card warn", role: "alert", id: "microphone-trouble" });
   #insecure = el("section", { class: "card warn", id: "insecure", "aria-labelledby": "insecure-title" });
   #link = el("input", { id: "invite-link", readonly: true, onfocus: () => this.#link.select() });
@@ -147,6 +152,11 @@ export class TavernView {
   });
   #found = el("div", { class: "tavern" });
   #missing = el("section", { class: "card lonely", id: "missing" });
+  #leaveMissing = el(
+    "button",
+    { type: "button", class: "primary", onclick: () => this.#actions.goHome() },
+    words.toHome,
+  );
   #loading = el("p", { class: "loading", role: "status" }, words.loading);
 
   /** @param {TavernActions} actions */
@@ -167,7 +177,7 @@ export class TavernView {
       el(
         "div",
         { class: "buttons" },
-        el("button", { type: "button", class: "primary", onclick: () => this.#again() }, strings.microphone.again),
+        this.#retryMicrophone,
         el(
           "button",
           { type: "button", id: "listen-only", onclick: () => this.#again({ listenOnly: true }) },
@@ -198,7 +208,7 @@ export class TavernView {
     this.#missing.append(
       el("h1", {}, words.missingTitle),
       el("p", {}, words.missing),
-      el("button", { type: "button", class: "primary", onclick: () => actions.goHome() }, words.toHome),
+      this.#leaveMissing,
     );
     this.#found.append(
       el("header", { class: "title" }, this.#badge, el("div", {}, this.#heading, this.#people)),
@@ -215,8 +225,7 @@ export class TavernView {
               event.preventDefault();
               const name = this.#newChannel.value.trim();
               if (!name) return;
-              actions.createChannel(name);
-              this.#newChannel.value = "";
+              if (actions.createChannel(name)) this.#newChannel.value = "";
             },
           },
           this.#newChannel,
@@ -279,9 +288,23 @@ export class TavernView {
     });
   }
 
-  /** To the way in, or to what stands in its place. */
-  focus() {
-    (this.#joinButton.hidden || this.#joinButton.disabled ? this.#heading : this.#joinButton).focus();
+  /**
+   * Where the keyboard goes on when what it was on is gone: the way in, or what stands in its place. Null while that is
+   * still to be seen.
+   *
+   * @returns {HTMLElement | null}
+   */
+  get mainstay() {
+    if (!this.#state || !this.#loading.hidden) return null;
+    if (!this.#missing.hidden) return this.#leaveMissing;
+    if (!this.#microphone.hidden) return this.#retryMicrophone;
+    if (this.#state.joining !== null) return null;
+    return this.#joinButton.hidden || this.#joinButton.disabled ? this.#heading : this.#joinButton;
+  }
+
+  /** What says where one is after going there. @returns {HTMLElement | null} */
+  get landmark() {
+    return this.#found.hidden ? this.mainstay : this.#heading;
   }
 
   /** @param {{listenOnly?: boolean}} [options] */
@@ -347,6 +370,7 @@ export class TavernView {
         return;
       }
     }
+    setText(this.#copyProblem, "");
     setText(this.#copied, words.copied);
   }
 }

@@ -1,11 +1,11 @@
 /**
  * The page as a whole: the head, what has to be said at once, one of the two screens, and the call.
  *
- * @typedef {import("./session.js").State} State
+ * @typedef {import("./state.js").State} State
  */
 
 import { CallView } from "./view-call.js";
-import { el, icon, setText, show } from "./dom.js";
+import { el, hasFocus, icon, setText, show } from "./dom.js";
 import { HomeView } from "./view-home.js";
 import { strings } from "./strings.js";
 import { TavernView } from "./view-tavern.js";
@@ -25,7 +25,12 @@ export class View {
   #call;
   /** @type {string | null | undefined} */
   #shown = undefined;
-  #inCall = false;
+  /** The connection was there and went, and is not back yet. */
+  #lost = false;
+  /** What the keyboard was on is gone from the page: it goes on with what comes in its place. */
+  #astray = false;
+  /** Another screen is shown, and has not been told to the keyboard yet. */
+  #arrived = false;
   #connectionText = el("span");
   #connection = el("div", { class: "banner late", role: "status", id: "connection" });
   #noticeText = el("span");
@@ -83,14 +88,9 @@ export class View {
 
   /** @param {State} state */
   update(state) {
-    const { connection, tavernId, call, notice } = state;
-    show(this.#replaced, connection === "replaced");
-    show(this.#connection, connection === "connecting" || connection === "waiting");
-    show(this.#tryNow, connection === "waiting");
-    const lost = call ? strings.connection.lostInCall : strings.connection.lost;
-    setText(this.#connectionText, connection === "connecting" ? strings.connection.connecting : lost);
-    show(this.#notice, notice !== null);
-    setText(this.#noticeText, notice?.text ?? "");
+    const { tavernId, call } = state;
+    const hadFocus = hasFocus();
+    this.#updateBanners(state);
     show(this.#home.element, tavernId === null);
     show(this.#tavern.element, tavernId !== null);
     if (tavernId === null) this.#home.update(state);
@@ -98,19 +98,58 @@ export class View {
     this.#call.update(state);
     document.body.classList.toggle("in-call", call !== null);
     document.title = state.tavern ? `${state.tavern.name} · ${strings.appName}` : strings.appName;
-    // What was pressed is gone from the page: the keyboard goes on with what came in its place.
-    if (this.#inCall !== (call !== null)) {
-      this.#inCall = call !== null;
-      const focused = document.activeElement;
-      if (!focused || focused === document.body || focused.getClientRects().length === 0) {
-        if (this.#inCall) this.#call.focus();
-        else if (tavernId !== null) this.#tavern.focus();
-      }
+    if (hadFocus && !hasFocus()) this.#astray = true;
+    this.#arrive(tavernId);
+    this.#restoreFocus(state);
+  }
+
+  /** @param {State} state */
+  #updateBanners({ connection, call, notice }) {
+    if (connection === "waiting") this.#lost = true;
+    else if (connection !== "connecting") this.#lost = false;
+    show(this.#replaced, connection === "replaced");
+    show(this.#connection, connection === "connecting" || connection === "waiting");
+    show(this.#tryNow, this.#lost);
+    const lost = call ? strings.connection.lostInCall : strings.connection.lost;
+    setText(this.#connectionText, this.#lost ? lost : strings.connection.connecting);
+    show(this.#notice, notice !== null);
+    setText(this.#noticeText, notice?.text ?? "");
+  }
+
+  /**
+   * On another screen than before: from its top.
+   *
+   * @param {string | null} tavernId
+   */
+  #arrive(tavernId) {
+    if (this.#shown === tavernId) return;
+    if (this.#shown === null) this.#home.clear();
+    if (this.#shown !== undefined) {
+      window.scrollTo(0, 0);
+      this.#arrived = true;
     }
-    if (this.#shown !== tavernId) {
-      if (this.#shown !== undefined) window.scrollTo(0, 0);
-      if (this.#shown === null) this.#home.clear();
-      this.#shown = tavernId;
+    this.#shown = tavernId;
+  }
+
+  /**
+   * The keyboard, and with it what a screen reader says, goes on where the page goes on.
+   *
+   * @param {State} state
+   */
+  #restoreFocus({ tavernId, call, joining }) {
+    if (!this.#astray) {
+      this.#arrived = false;
+      return;
     }
+    if (hasFocus()) {
+      this.#astray = false;
+      return;
+    }
+    const screen = tavernId === null ? this.#home : this.#tavern;
+    const talking = call !== null && joining === null;
+    const place = this.#arrived ? screen.landmark : talking ? this.#call.mainstay : screen.mainstay;
+    if (!place) return;
+    place.focus();
+    this.#astray = this.#arrived = false;
   }
 }
