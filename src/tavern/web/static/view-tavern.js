@@ -1,9 +1,9 @@
-/** A tavern: its channels, who is in them, the way in, and how to invite others. */
+/** A tavern: its channels, who is in them, and the way in. */
 
 import { el, icon, list, setText, show } from "./dom.js";
-import { inviteLink, isLoopback } from "./links.js";
 import { hueOf, initialOf, showPeople } from "./people.js";
 import { strings } from "./strings.js";
+import { InviteView } from "./view-invite.js";
 
 /**
  * @typedef {import("./state.js").State} State
@@ -136,11 +136,7 @@ export class TavernView {
   );
   #microphone = el("section", { class: "card warn", role: "alert", id: "microphone-trouble" });
   #insecure = el("section", { class: "card warn", id: "insecure", "aria-labelledby": "insecure-title" });
-  #link = el("input", { id: "invite-link", readonly: true, onfocus: () => this.#link.select() });
-  #copy = el("button", { type: "button", id: "copy-link", onclick: () => void this.#copyLink() });
-  #copied = el("p", { class: "done", role: "status" });
-  #copyProblem = el("p", { class: "problem", role: "alert" });
-  #invite = el("section", { class: "card", "aria-labelledby": "invite-title" });
+  #invite = new InviteView();
   #newChannel = el("input", {
     id: "channel-name",
     name: "channel-name",
@@ -163,7 +159,6 @@ export class TavernView {
   constructor(actions) {
     this.#actions = actions;
     this.#joinButton.append(icon("mic"), this.#joinLabel);
-    this.#copy.append(icon("link"), words.copy);
     this.#way.append(
       el("label", { for: "display-name" }, words.nameLabel),
       el("div", { class: "field" }, this.#name, this.#tag),
@@ -193,18 +188,6 @@ export class TavernView {
       el("h3", {}, strings.insecure.mendTitle),
       el("ul", {}, ...strings.insecure.mend(localUrl()).map((text) => el("li", {}, text))),
     );
-    this.#invite.append(
-      el("h2", { id: "invite-title" }, words.inviteTitle),
-      ...(isLoopback(location.hostname)
-        ? [el("p", { id: "loopback" }, words.loopback)]
-        : [
-            el("label", { for: "invite-link", class: "visually-hidden" }, words.inviteLabel),
-            this.#link,
-            this.#copy,
-            this.#copied,
-            this.#copyProblem,
-          ]),
-    );
     this.#missing.append(
       el("h1", {}, words.missingTitle),
       el("p", {}, words.missing),
@@ -232,7 +215,7 @@ export class TavernView {
           el("button", { type: "submit", "aria-label": words.newChannel }, icon("plus"), words.add),
         ),
       ),
-      el("div", { class: "side" }, this.#insecure, this.#microphone, this.#way, this.#invite),
+      el("div", { class: "side" }, this.#insecure, this.#microphone, this.#way, this.#invite.element),
     );
     this.element = el("div", {}, this.#loading, this.#missing, this.#found);
   }
@@ -276,11 +259,7 @@ export class TavernView {
     const pressed = state.asking ? words.asking : words.joining;
     setText(this.#joinLabel, joining !== null ? pressed : words.joinChannel(channel?.name ?? ""));
 
-    if (this.#link.value !== inviteLink(location.origin, tavern.id)) {
-      this.#link.value = inviteLink(location.origin, tavern.id);
-      setText(this.#copied, "");
-      setText(this.#copyProblem, "");
-    }
+    this.#invite.update(tavern.id);
     list(this.#channels, tavern.channels, {
       key: ({ id }) => id,
       make: (item) => this.#makeChannel(item),
@@ -355,22 +334,5 @@ export class TavernView {
     button.setAttribute("aria-label", call ? words.switchTo(channel.name) : words.joinChannel(channel.name));
     showPeople(part(".people"), people, (peer) => this.#actions.retry(peer));
     show(part(".people"), people.length > 0);
-  }
-
-  async #copyLink() {
-    try {
-      await navigator.clipboard.writeText(this.#link.value);
-    } catch {
-      // Not allowed, or no clipboard on an http page: the older way, and then by hand.
-      this.#link.focus();
-      this.#link.select();
-      if (!document.execCommand("copy")) {
-        setText(this.#copied, "");
-        setText(this.#copyProblem, words.copyFailed);
-        return;
-      }
-    }
-    setText(this.#copyProblem, "");
-    setText(this.#copied, words.copied);
   }
 }
