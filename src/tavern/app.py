@@ -168,7 +168,7 @@ class _Server:
             "activeTaverns": self.registry.presence.active_taverns(),
             "totalTaverns": self._store.tavern_count(),
             "uptime": int(now - self.metrics.started_at),
-            "messagesPerSecond": self.metrics.messages.per_second(now),
+            "messagesPerSecond": round(self.metrics.messages.per_second(now), 2),
         }
 
 

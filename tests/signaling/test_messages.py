@@ -110,6 +110,23 @@ def test_what_is_malformed_gets_an_error_that_names_the_field(data: str | bytes,
     assert "`" not in answer["message"]
 
 
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ('{"type":"create-tavern","name":7}', "Field name: expected string, got number"),
+        ('{"type":"create-tavern","name":"x","icon":[]}', "Field icon: expected string | null, got array"),
+        ('{"type":"create-tavern"}', "Field name: is missing"),
+        ('{"type":"create-tavern","name":" "}', "Field name: must not be blank"),
+        (json.dumps({"type": "create-tavern", "name": "x" * 201}), "Field name: must have at most 200 characters"),
+        ("[]", "Message is not a JSON object: expected object, got array"),
+    ],
+)
+def test_the_text_is_in_the_words_of_who_wrote_the_json(data: str, text: str) -> None:
+    with pytest.raises(SignalingError) as raised:
+        parse_message(data)
+    assert raised.value.message == text
+
+
 @given(st.one_of(st.binary(), st.text(st.characters(codec="utf-8"))))
 def test_any_input_is_a_message_or_one_error(data: str | bytes) -> None:
     with suppress(SignalingError):

@@ -215,7 +215,7 @@ def test_legacy_rooms_name_peers_by_the_servers_ids(presence: Presence) -> None:
             {
                 "type": "peer-joined",
                 "peerId": "2",
-                "identity": {"publicKeyHex": "b", "tag": "#b", "displayName": "#b"},
+                "identity": {"publicKeyHex": "b", "tag": "#b", "displayName": None},
             },
         ),
     ]

@@ -243,10 +243,18 @@ def _bad_message(reason: str) -> SignalingError:
     elif limit := re.fullmatch(r"Expected `str` of length <= (\d+)", what):
         what = f"must have at most {limit[1]} characters"
     else:
-        what = what[:1].lower() + what[1:].replace("`", "")
+        what = what[:1].lower() + re.sub(r"`([^`]*)`", _json_types, what[1:])
     if not field:
         return SignalingError("bad-message", f"Message is not a JSON object: {what}")
     return SignalingError("bad-message", f"Field {field}: {what}", field=field)
+
+
+# What Python calls them, in the words of who wrote the JSON.
+_JSON_TYPES = {"str": "string", "int": "number", "float": "number", "bool": "boolean"}
+
+
+def _json_types(quoted: re.Match[str]) -> str:
+    return re.sub(r"\w+", lambda word: _JSON_TYPES.get(word[0], word[0]), quoted[1])
 
 
 def encode(message: dict[str, Any]) -> bytes:
@@ -260,7 +268,8 @@ def error_message(error: SignalingError) -> dict[str, Any]:
 
 
 def identity_object(identity: Identity) -> dict[str, Any]:
-    return {"publicKeyHex": identity.publicKeyHex, "tag": identity.tag, "displayName": identity.shown_name}
+    """As its owner stated it: unlike a peer's, its display name may be null."""
+    return {"publicKeyHex": identity.publicKeyHex, "tag": identity.tag, "displayName": identity.displayName}
 
 
 def peer_object(identity: Identity, tavern_id: str, channel_id: str) -> dict[str, Any]:
