@@ -16,6 +16,7 @@ from tavern.client import ServerError, open_client
 from tavern.client.websocket import open_websocket
 from tests.end_to_end.server import RunningServer, free_port, running_server
 
+PROXY_HOST = "127.0.0.7"
 README = Path(__file__).parents[2] / "README.md"
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/bin:/usr/local/bin:/usr/local/sbin")
 
@@ -33,16 +34,26 @@ def promised_location() -> str:
     return found[0]
 
 
+def location_of_older_guides() -> str:
+    """Without X-Forwarded-For, as in the configurations that people have: nginx passes the client's own through."""
+    lines = promised_location().splitlines()
+    kept = [line for line in lines if "X-Forwarded-For" not in line]
+    assert len(kept) == len(lines) - 1
+    return "\n".join(kept)
+
+
 @contextmanager
-def running_nginx(folder: Path, upstream_port: int) -> Iterator[int]:
+def running_nginx(folder: Path, location: str, upstream_port: int) -> Iterator[int]:
     port = free_port()
-    location = promised_location().replace("127.0.0.1:3001", f"127.0.0.1:{upstream_port}")
+    location = location.replace("127.0.0.1:3001", f"127.0.0.1:{upstream_port}")
     scratch = "".join(
         f"  {name}_temp_path {folder}/{name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     (folder / "nginx.conf").write_text(
         f"daemon off; master_process off; pid {folder}/nginx.pid; error_log stderr;\n"
         f"events {{}}\nhttp {{\n  access_log off;\n{scratch}"
+        # Another loopback address than its clients have: only so is a client no trusted proxy itself.
+        f"  proxy_bind {PROXY_HOST};\n"
         f"  server {{ listen 127.0.0.1:{port}; server_name localhost;\n{location}\n  }}\n}}\n"
     )
     assert NGINX is not None
@@ -64,38 +75,47 @@ def running_nginx(folder: Path, upstream_port: int) -> Iterator[int]:
         process.wait(10)
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with running_server({"TAVERN_RATE_CREATE": "1"}) as server:
-        yield server
+Setup = tuple[int, RunningServer]
 
 
-@pytest.fixture(scope="module")
-def nginx(server: RunningServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    with running_nginx(tmp_path_factory.mktemp("nginx"), server.http_port) as port:
-        yield port
+@pytest.fixture(scope="module", params=[promised_location, location_of_older_guides])
+def setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Setup]:
+    """nginx's port, and the server behind it, which trusts nginx alone."""
+    settings = {"TAVERN_RATE_CREATE": "1", "TAVERN_TRUSTED_PROXIES": f"{PROXY_HOST}/32"}
+    with (
+        running_server(settings) as server,
+        running_nginx(tmp_path_factory.mktemp("nginx"), request.param(), server.http_port) as port,
+    ):
+        yield port, server
 
 
-def test_health_and_the_page_come_through(nginx: int) -> None:
-    with urllib.request.urlopen(f"http://127.0.0.1:{nginx}/health", timeout=5) as answer:
+def test_health_and_the_page_come_through(setup: Setup) -> None:
+    port, _server = setup
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
         assert answer.read() == b'{"status":"ok","taverns":0}'
-    with urllib.request.urlopen(f"http://127.0.0.1:{nginx}/join/x", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/join/x", timeout=5) as answer:
         assert b"<!doctype html>" in answer.read()
 
 
-async def test_signaling_comes_through_and_limits_count_the_client_not_the_proxy(
-    nginx: int, server: RunningServer
-) -> None:
-    async with open_client(f"ws://127.0.0.1:{nginx}/") as client:
+async def test_signaling_comes_through_and_limits_count_the_client_not_the_proxy(setup: Setup) -> None:
+    port, server = setup
+    async with open_client(f"ws://127.0.0.1:{port}/") as client:
         await client.create_tavern("Pony")
         with pytest.raises(ServerError, match="rate-limited"):
             await client.create_tavern("Pony")
         # nginx passes the host on without its port.
         assert (await client.ice_servers()).iceServers[0].urls == [f"turn:127.0.0.1:{server.turn_port}?transport=udp"]
-    # Somebody else, as nginx would say of a client elsewhere.
-    headers = [(b"X-Real-IP", b"198.51.100.9")]
-    async with open_websocket(server.ws_url, extra_headers=headers) as websocket:
-        await websocket.send_message('{"type":"create-tavern","name":"Pony"}')
-        assert '"tavern-created"' in await websocket.get_message()
-    assert "client=198.51.100.9" in "".join(server.lines)
-    assert "client=127.0.0.1" in "".join(server.lines)
+    assert "client=127.0.0.1\n" in "".join(server.lines)
+
+
+async def test_nobody_makes_up_an_address_through_the_proxy(setup: Setup) -> None:
+    """Each claim another address: all of them together have at most one allowance, and none of anybody else's."""
+    port, server = setup
+    created = 0
+    for number in range(5):
+        claims = [(name, f"203.0.113.{number}".encode()) for name in (b"X-Forwarded-For", b"X-Real-IP")]
+        async with open_websocket(f"ws://127.0.0.1:{port}/", extra_headers=claims) as websocket:
+            await websocket.send_message('{"type":"create-tavern","name":"Pony"}')
+            created += '"tavern-created"' in await websocket.get_message()
+    assert created <= 1
+    assert "client=203.0.113" not in "".join(server.lines)

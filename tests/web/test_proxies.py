@@ -33,7 +33,17 @@ def forwarded(*values: str) -> list[tuple[bytes, bytes]]:
         ("127.0.0.1", forwarded("192.0.2.66, 198.51.100.1"), "198.51.100.1"),
         ("127.0.0.1", forwarded("198.51.100.1, 10.0.0.3"), "198.51.100.1"),
         ("127.0.0.1", forwarded("192.0.2.66", "198.51.100.1", "10.0.0.3"), "198.51.100.1"),
-        ("127.0.0.1", [*forwarded("198.51.100.1"), (b"x-real-ip", b"192.0.2.66")], "198.51.100.1"),
+        # Both, as a proxy that sets both writes them, alone and behind another one.
+        ("127.0.0.1", [*forwarded("198.51.100.1"), (b"x-real-ip", b"198.51.100.1")], "198.51.100.1"),
+        ("127.0.0.1", [*forwarded("192.0.2.66, 198.51.100.1"), (b"x-real-ip", b"198.51.100.1")], "198.51.100.1"),
+        ("127.0.0.1", [*forwarded("198.51.100.1, 10.0.0.3"), (b"x-real-ip", b"10.0.0.3")], "198.51.100.1"),
+        ("127.0.0.1", [*forwarded("198.51.100.1, 10.0.0.3"), (b"x-real-ip", b"198.51.100.1")], "198.51.100.1"),
+        # One of them forged by the client and passed on: neither counts.
+        ("127.0.0.1", [*forwarded("192.0.2.66"), (b"x-real-ip", b"198.51.100.1")], "127.0.0.1"),
+        ("127.0.0.1", [*forwarded("198.51.100.1"), (b"x-real-ip", b"nonsense")], "127.0.0.1"),
+        ("127.0.0.1", [(b"x-real-ip", b"192.0.2.66"), (b"x-real-ip", b"198.51.100.1")], "127.0.0.1"),
+        # Only so many hops are looked at: more are no chain of proxies.
+        ("127.0.0.1", forwarded("198.51.100.1" + ", 10.0.0.3" * 32), "127.0.0.1"),
         # With ports, as some write them.
         ("127.0.0.1", forwarded("198.51.100.1:4711"), "198.51.100.1"),
         ("127.0.0.1", forwarded("[2001:db8::7]:4711"), "2001:db8::7"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from tavern.addresses import IPAddress, parse_address
 from tavern.config import IPNetwork
@@ -13,31 +13,45 @@ Headers = Sequence[tuple[bytes, bytes]]
 _MAX_HOPS = 32  # a longer chain is not a proxy's; each entry costs a parse
 
 
-def client_host(peer_host: str, headers: Headers, trusted_proxies: Iterable[IPNetwork]) -> str:
+def client_host(peer_host: str, headers: Headers, trusted_proxies: Sequence[IPNetwork]) -> str:
     """The address that limits, log lines and answers count.
 
     From a trusted proxy: the rightmost address in X-Forwarded-For that is not a trusted proxy itself, else X-Real-IP
-    (the nginx of our guide sends only that). From anybody else, and where these hold no address: the socket's.
+    (the nginx of our guide sets only that). From anybody else, and where these hold no address: the socket's.
+
+    A proxy sets one of the two and passes the other on as the client sent it (nginx with our guide X-Forwarded-For,
+    Caddy X-Real-IP). So where both are there and contradict each other one is forged, nobody can tell which, and the
+    proxy's own address is counted: forgers share one allowance and spend nobody else's.
     """
     peer = _address(peer_host)
     if peer is None or not _is_trusted(peer, trusted_proxies):
         return peer_host if peer is None else str(peer)
-    chains = (value.decode("latin-1") for name, value in headers if name == b"x-forwarded-for")
-    forwarded = [entry.strip() for chain in chains for entry in chain.split(",")]
-    for entry in reversed(forwarded[-_MAX_HOPS:]):
-        address = _address(_without_port(entry))
-        if address is None:
-            return str(peer)  # left of what nobody vouches for, anything may be forged
-        if not _is_trusted(address, trusted_proxies):
-            return str(address)
-    if not forwarded:
-        for name, value in headers:
-            if name == b"x-real-ip" and (address := _address(value.decode("latin-1").strip())):
-                return str(address)
-    return str(peer)
+    chain = _forwarded_for(headers)
+    real = [_address(value.decode("latin-1").strip()) for name, value in headers if name == b"x-real-ip"]
+    if not chain:
+        return str(real[0]) if len(real) == 1 and real[0] is not None else str(peer)
+    client = _rightmost_untrusted(chain, trusted_proxies)
+    if client is None or any(address not in (client, chain[-1]) for address in real):
+        return str(peer)
+    return str(client)
 
 
-def _is_trusted(address: IPAddress, trusted_proxies: Iterable[IPNetwork]) -> bool:
+def _forwarded_for(headers: Headers) -> list[IPAddress | None]:
+    """The chain, nearest last; None for an entry that is no address."""
+    values = (value.decode("latin-1") for name, value in headers if name == b"x-forwarded-for")
+    entries = [entry.strip() for value in values for entry in value.split(",")]
+    return [_address(_without_port(entry)) for entry in entries[-_MAX_HOPS:]]
+
+
+def _rightmost_untrusted(chain: list[IPAddress | None], trusted_proxies: Sequence[IPNetwork]) -> IPAddress | None:
+    """None where all are trusted, or where the walk meets an entry that is no address: left of it all may be forged."""
+    for address in reversed(chain):
+        if address is None or not _is_trusted(address, trusted_proxies):
+            return address
+    return None
+
+
+def _is_trusted(address: IPAddress, trusted_proxies: Sequence[IPNetwork]) -> bool:
     return any(address.version == network.version and address in network for network in trusted_proxies)
 
 
