@@ -9,6 +9,7 @@ from random import Random
 import attrs
 import pytest
 
+from tavern.addresses import IPAddress
 from tavern.stun.attributes import decode_error_code, decode_xor_address, encode_xor_address
 from tavern.stun.integrity import long_term_key
 from tavern.stun.message import Attribute, AttributeType, Message, MessageClass, Method, encode, parse
@@ -51,7 +52,13 @@ class World:
         config = attrs.evolve(config, **changes)  # type: ignore[arg-type]
         self.now = 1000.0
         self.unix_time_s = 1_700_000_000.0
-        self.server = TurnServer(config, random=Random(1), nonce_key=b"k" * 32)  # noqa: S311 - the same in every run
+        self.kernels_own: set[IPAddress] = set()
+        self.server = TurnServer(
+            config,
+            random=Random(1),  # noqa: S311 - the same in every run
+            nonce_key=b"k" * 32,
+            is_local=self.kernels_own.__contains__,
+        )
         self.forwarder: Forwarder[str] = Forwarder(
             frozenset(map(str, config.advertised_addresses)), lambda: 0x0102030405060708090A0B0C
         )

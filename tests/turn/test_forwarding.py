@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -13,7 +14,11 @@ from tavern.stun.attributes import decode_xor_address, encode_xor_address
 from tavern.stun.message import Attribute, AttributeType, MessageClass, Method, encode, parse
 from tavern.turn.commands import AddFlow, BindChannel, RemoveFlow, RevokePermission, SetPermission, UnbindChannel
 from tavern.turn.five_tuple import FiveTuple, Transport
-from tavern.turn.forwarding import CONTROL, Drop, Flow, Forwarder
+from tavern.turn.forwarding import CONTROL, Drop, Flow, Forwarder, Reply
+
+if TYPE_CHECKING:
+    from tavern.turn.indications import SockAddr
+    from tests.turn.conftest import World
 
 TRANSACTION = b"0123456789ab"
 RELAY = "198.51.100.1"
@@ -254,8 +259,7 @@ def test_hand_over_reaches_the_other_client_from_our_relayed_address() -> None:
     permit(forwarder, RELAY, 1, ours=True)
     permit(forwarder, RELAY, 2, ours=True)
     output = forwarder.from_client(send_indication(b"hello", RELAY, 50002), CLIENT, 0.0)
-    assert output is not None
-    assert output is not CONTROL
+    assert isinstance(output, tuple)
     assert (output[0], output[2]) == (two, None)
     message = parse(output[1])
     value = message.get(AttributeType.XOR_PEER_ADDRESS)
@@ -329,3 +333,41 @@ def test_payloads_of_the_largest_datagrams_never_raise(size: int) -> None:
     permit(forwarder)
     output = forwarder.from_peer(flow, bytes(size), (PEER, 5000), 0.0)
     assert (output is None) == (size > 65_400)
+
+
+@pytest.mark.parametrize(
+    "client", [("9.9.9.9", 4000), ("2620:fe::fe", 4000, 0, 0), ("fe80::7%eth0", 4000, 0, 3)], ids=["v4", "v6", "zone"]
+)
+def test_rfc8489_2_a_plain_binding_request_is_answered_as_the_control_side_would(
+    make_world: type[World], client: SockAddr
+) -> None:
+    forwarder, _ = make()
+    request = encode(Method.BINDING, MessageClass.REQUEST, TRANSACTION)
+    five_tuple = FiveTuple(Transport.UDP, (client[0], client[1]), CONNECT.server)
+    expected = make_world().receive(request, five_tuple)
+    assert expected is not None
+    assert forwarder.from_client(request, "anyone", 0.0, client) == Reply(expected)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode(Method.BINDING, MessageClass.REQUEST, TRANSACTION, fingerprint=True),
+        encode(Method.BINDING, MessageClass.INDICATION, TRANSACTION),
+        encode(Method.ALLOCATE, MessageClass.REQUEST, TRANSACTION),
+        b"\x00\x01\x00\x04\x21\x12\xa4\x42" + TRANSACTION,
+    ],
+)
+def test_what_is_no_plain_binding_request_is_the_control_sides(data: bytes) -> None:
+    assert make()[0].from_client(data, "anyone", 0.0, ("9.9.9.9", 4000)) is CONTROL
+
+
+@pytest.mark.parametrize(("client_key", "limit"), [(CLIENT, 2048), ("stranger", 600)])
+def test_control_packets_are_as_small_as_requests_are(client_key: str, limit: int) -> None:
+    forwarder, _ = make()
+    assert forwarder.has_flow(client_key) == (client_key == CLIENT)
+    largest = encode(Method.ALLOCATE, MessageClass.REQUEST, TRANSACTION, [(0xFF00, bytes(limit - 24))])
+    assert len(largest) == limit
+    assert forwarder.from_client(largest, client_key, 0.0) is CONTROL
+    assert forwarder.from_client(largest + b"x", client_key, 0.0) is None
+    assert forwarder.drops[Drop.TOO_LARGE] == 1

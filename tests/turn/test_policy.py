@@ -15,6 +15,7 @@ ADVERTISED = (ip_address("198.51.100.1"), ip_address("2001:db8::1"))
 POLICY = PeerPolicy(
     advertised_addresses=frozenset(ADVERTISED),
     local_addresses=frozenset({ip_address("203.0.113.200"), ip_address("2001:db8::200")}),
+    is_local=lambda _: False,
 )
 
 
@@ -122,6 +123,7 @@ def test_the_operators_ranges_win_over_every_denial() -> None:
         advertised_addresses=POLICY.advertised_addresses,
         local_addresses=POLICY.local_addresses,
         allow_peers=tuple(map(ip_network, ranges)),
+        is_local=POLICY.is_local,
     )
     for peer in ("10.1.2.3", "127.0.0.1", "fd00::1", "198.51.100.1", "203.0.113.200", "::ffff:10.1.2.3"):
         assert judge(peer, policy) is Verdict.ALLOWED, peer

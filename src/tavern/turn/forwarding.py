@@ -14,6 +14,7 @@ from typing import Final, Generic, TypeVar
 import attrs
 
 from tavern.addresses import SocketAddress
+from tavern.turn.binding import PLAIN_BINDING, binding_answer
 from tavern.turn.commands import (
     AddFlow,
     BindChannel,
@@ -31,6 +32,10 @@ _SEND_INDICATION = b"\x00\x16"
 _STUN_HEADER_SIZE = 20
 _CHANNEL_HEADER_SIZE = 4
 _MAX_PAYLOAD = 65_400  # more does not fit into a datagram once it is a Data indication
+# What a client may ask of the control side at once, which takes time in proportion. 2048 is a CreatePermission with 64
+# peers and the longest username; before there is a flow only Allocate has a purpose, and a usual one has 200 bytes.
+_MAX_CONTROL_SIZE = 2048
+_MAX_CONTROL_SIZE_WITHOUT_FLOW = 600
 _MAX_KNOWN_PEERS = 2048  # a permission names an IP address with 65535 ports; the cache of exact peers must not grow so
 
 Handle = TypeVar("Handle")
@@ -47,6 +52,7 @@ class Drop(StrEnum):
     SEND_FAILED = "send_failed"
     SEND_BUFFER_FULL = "send_buffer_full"
     RECEIVE_BUFFER_FULL = "receive_buffer_full"
+    TOO_LARGE = "too_large"
     CONTROL_QUEUE_FULL = "control_queue_full"
 
 
@@ -57,6 +63,13 @@ class Unusual(Enum):
 
 
 CONTROL: Final = Unusual.CONTROL
+
+
+@attrs.frozen(slots=True)
+class Reply:
+    """To be sent straight back to the sender, from the listener that the packet came to."""
+
+    data: bytes
 
 
 @attrs.define(eq=False)
@@ -125,11 +138,20 @@ class Forwarder(Generic[Handle]):
     address would not come back. The receiving flow's permissions and channels decide as if it came by the wire.
     """
 
-    def __init__(self, own_hosts: frozenset[str], random_96_bits: Callable[[], int]) -> None:
-        """`own_hosts`: the advertised addresses. `random_96_bits` makes transaction ids."""
+    def __init__(
+        self,
+        own_hosts: frozenset[str],
+        random_96_bits: Callable[[], int],
+        listener_ports: frozenset[int] = frozenset(),
+    ) -> None:
+        """`own_hosts`: the advertised addresses. `random_96_bits` makes transaction ids.
+
+        `listener_ports`: where the relay itself listens; on its own hosts they are nobody's peers.
+        """
         self.drops: dict[str, int] = {str(reason): 0 for reason in Drop}
         self._traffic_of_removed = Traffic()
         self._own_hosts = own_hosts
+        self._listener_ports = listener_ports
         self._indications = DataIndications(random_96_bits)
         self._flows: dict[int, Flow[Handle]] = {}
         self._by_client: dict[Hashable, Flow[Handle]] = {}
@@ -140,6 +162,10 @@ class Forwarder(Generic[Handle]):
 
     def __iter__(self) -> Iterator[Flow[Handle]]:
         return iter(self._flows.values())
+
+    def has_flow(self, client_key: Hashable) -> bool:
+        """Whether packets from `client_key` are those of a flow's client."""
+        return client_key in self._by_client
 
     def traffic(self) -> Traffic:
         """What was relayed so far, by flows that live and that are gone. In proportion to the number of flows."""
@@ -206,8 +232,13 @@ class Forwarder(Generic[Handle]):
 
     # Packets
 
-    def from_client(self, data: bytes, client_key: Hashable, now: float) -> Output[Handle] | Unusual | None:
-        """What a datagram from a client becomes; None if it is dropped, CONTROL if it is for the control side."""
+    def from_client(
+        self, data: bytes, client_key: Hashable, now: float, client: SockAddr | None = None
+    ) -> Output[Handle] | Reply | Unusual | None:
+        """What a datagram from a client becomes; None if it is dropped, CONTROL if it is for the control side.
+
+        A plain Binding request is answered here if `client`, its sender, is given.
+        """
         size = len(data)
         if size < _CHANNEL_HEADER_SIZE:
             return self._drop(Drop.MALFORMED)
@@ -230,9 +261,13 @@ class Forwarder(Generic[Handle]):
             return flow, payload, peer.address
         if first > 0x3F or size < _STUN_HEADER_SIZE or data[4:8] != _COOKIE:
             return self._drop(Drop.MALFORMED)
-        if data[:2] != _SEND_INDICATION:
-            return CONTROL
-        return self._send_indication(data, client_key, now)
+        if data[:2] == _SEND_INDICATION:
+            return self._send_indication(data, client_key, now)
+        if size == _STUN_HEADER_SIZE and client is not None and data[:8] == PLAIN_BINDING:
+            return Reply(binding_answer(data, client))
+        if size > _MAX_CONTROL_SIZE or (size > _MAX_CONTROL_SIZE_WITHOUT_FLOW and client_key not in self._by_client):
+            return self._drop(Drop.TOO_LARGE)
+        return CONTROL
 
     def from_peer(self, flow: Flow[Handle], data: bytes, address: SockAddr, now: float) -> Output[Handle] | None:
         """What a datagram that came to the flow's relay socket becomes; None if it is dropped."""

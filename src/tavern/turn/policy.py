@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
@@ -51,6 +52,10 @@ class PeerPolicy:
     """The addresses of this machine's interfaces: its own services are not peers."""
     allow_peers: tuple[Network, ...] = ()
     """The operator's ranges: they win over every denial."""
+    is_local: Callable[[IPAddress], bool]
+    """Asks the kernel whether an address is this machine's own, listed by an interface or not."""
+    listener_ports: frozenset[int] = frozenset()
+    """Where the relay itself listens: no peers on this machine, whatever the operator allows."""
 
     def judge(self, peer: IPAddress, *, others_live: bool) -> Verdict:
         """Whether the relay may send to `peer`. `others_live`: other allocations live, which may be the peer."""
@@ -70,8 +75,8 @@ class PeerPolicy:
         if address in self.local_addresses or address in self.advertised_addresses:
             return True
         if isinstance(address, IPv4Address):
-            return any(address in network for network in _DENIED_IPV4)
-        return address not in _GLOBAL_IPV6
+            return any(address in network for network in _DENIED_IPV4) or self.is_local(address)
+        return address not in _GLOBAL_IPV6 or self.is_local(address)
 
 
 def embedded_addresses(address: IPAddress) -> tuple[IPAddress, ...]:

@@ -166,6 +166,10 @@ class RequestHandler:
             effects += self._judge_again(allocation)
         return effects
 
+    def set_listeners(self, addresses: frozenset[SocketAddress]) -> None:
+        """The relay itself listens there."""
+        self._policy = attrs.evolve(self._policy, listener_ports=frozenset(port for _, port in addresses))
+
     def _judge_again(self, allocation: Allocation) -> list[Effect]:
         effects: list[Effect] = []
         for peer in list(allocation.permissions):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from random import Random
 
 import attrs
 
-from tavern.addresses import IPAddress
+from tavern.addresses import IPAddress, SocketAddress
 from tavern.stun.attributes import AddressFamily, encode_xor_address, family_of
 from tavern.stun.message import Attribute, AttributeType, MalformedMessage, Message, MessageClass, Method, parse
 from tavern.turn.allocations import AllocationTable
@@ -74,8 +74,13 @@ class TurnServer:
     what clients send.
     """
 
-    def __init__(self, config: TurnConfig, *, random: Random, nonce_key: bytes) -> None:
-        """`random` draws relay ports: a SystemRandom outside of tests. `nonce_key`: 16 random bytes or more."""
+    def __init__(
+        self, config: TurnConfig, *, random: Random, nonce_key: bytes, is_local: Callable[[IPAddress], bool]
+    ) -> None:
+        """`random` draws relay ports: a SystemRandom outside of tests. `nonce_key`: 16 random bytes or more.
+
+        `is_local` asks the kernel whether an address is this machine's own, listed by an interface or not.
+        """
         self.counters = TurnCounters()
         self.credentials = Credentials(config.realm, config.secrets)
         self.limiter = UnauthenticatedLimiter(config.unauthenticated_rate)
@@ -87,7 +92,9 @@ class TurnServer:
             self.allocations,
             advertised={family_of(address): address for address in config.advertised_addresses},
             policy=PeerPolicy(
-                advertised_addresses=frozenset(config.advertised_addresses), allow_peers=config.allow_peers
+                advertised_addresses=frozenset(config.advertised_addresses),
+                allow_peers=config.allow_peers,
+                is_local=is_local,
             ),
             user_quota=config.user_quota,
             max_allocations=config.max_allocations,
@@ -135,6 +142,13 @@ class TurnServer:
     def set_local_addresses(self, addresses: frozenset[IPAddress]) -> list[Effect]:
         """This machine's interfaces have these addresses; permissions for what is denied by that are withdrawn."""
         return self._handler.set_local_addresses(addresses)
+
+    def set_listeners(self, addresses: frozenset[SocketAddress]) -> None:
+        """The relay listens there (a host may be a wildcard); no peer is one of these ports of this machine.
+
+        To be called before the first `receive`.
+        """
+        self._handler.set_listeners(addresses)
 
     def _handle_turn_request(
         self, request: Message, five_tuple: FiveTuple, now: float, unix_time_s: float
