@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 UDP: Attribute = (AttributeType.REQUESTED_TRANSPORT, b"\x11\x00\x00\x00")
 RELAY = "198.51.100.1"
-HOSTS = ["192.0.2.1", "192.0.2.2", "10.0.0.1"]
+HOSTS = ["9.9.2.1", "9.9.2.2", "10.0.0.1"]
 QUOTA = 3
 PORTS = range(50000, 50004)
 

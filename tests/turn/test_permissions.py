@@ -13,7 +13,7 @@ from tavern.turn.commands import BindChannel, RevokePermission, SendToClient, Se
 if TYPE_CHECKING:
     from tests.turn.conftest import Client, World
 
-PEER = "192.0.2.1"
+PEER = "9.9.2.1"
 IPV6_FAMILY = (AttributeType.REQUESTED_ADDRESS_FAMILY, b"\x02\0\0\0")
 
 
@@ -26,7 +26,7 @@ def client(world: World) -> Client:
 
 
 def test_9_a_permission_is_announced_after_it_holds(world: World, client: Client) -> None:
-    assert client.permit(PEER, "192.0.2.2") == 0
+    assert client.permit(PEER, "9.9.2.2") == 0
     kinds = [type(command) for command in world.commands]
     assert kinds == [SetPermission, SetPermission, SendToClient]
     assert world.commands[0] == SetPermission(1, PEER, world.now + 300, relayed_only=False)
@@ -38,9 +38,9 @@ def test_9_a_permission_is_announced_after_it_holds(world: World, client: Client
         ((), 400),
         ((PEER, "10.0.0.1"), 403),
         ((PEER, "2001:db8:1::1"), 443),
-        ((PEER, "::ffff:192.0.2.1"), 443),
-        (tuple(f"192.0.2.{n}" for n in range(256)) + tuple(f"192.0.3.{n}" for n in range(256)), 0),
-        (tuple(f"192.0.2.{n}" for n in range(256)) + tuple(f"192.0.3.{n}" for n in range(256)) + ("192.0.4.1",), 508),
+        ((PEER, "::ffff:9.9.2.1"), 443),
+        (tuple(f"9.9.2.{n}" for n in range(256)) + tuple(f"9.9.3.{n}" for n in range(256)), 0),
+        (tuple(f"9.9.2.{n}" for n in range(256)) + tuple(f"9.9.3.{n}" for n in range(256)) + ("9.9.4.1",), 508),
     ],
 )
 def test_9_2_all_or_none(world: World, client: Client, hosts: tuple[str, ...], code: int) -> None:
@@ -62,11 +62,11 @@ def test_9_2_an_ipv6_allocation_takes_ipv6_peers(world: World) -> None:
 
 
 def test_9_expired_permissions_make_room_again_also_in_the_data_path(world: World, client: Client) -> None:
-    hosts = [f"192.0.{n >> 8}.{n & 255}" for n in range(0x200, 0x400)]
+    hosts = [f"9.9.{n >> 8}.{n & 255}" for n in range(0x200, 0x400)]
     assert client.permit(*hosts) == 0
-    assert client.permit("192.0.9.1") == 508
+    assert client.permit("9.9.9.1") == 508
     world.tick(300)
-    assert client.permit("192.0.9.1") == 0
+    assert client.permit("9.9.9.1") == 0
     revoked = {command.host for command in world.commands if isinstance(command, RevokePermission)}
     assert revoked == set(hosts)
 
@@ -135,13 +135,13 @@ def test_our_relayed_address_is_permitted_while_another_allocation_lives(world: 
 
 
 def test_an_interfaces_new_address_withdraws_permissions_and_channels_for_it(world: World, client: Client) -> None:
-    assert client.permit("192.0.2.9") == 0
-    assert client.bind(0x4000, "192.0.2.8", 5000) == 0
+    assert client.permit("9.9.2.9") == 0
+    assert client.bind(0x4000, "9.9.2.8", 5000) == 0
     world.commands.clear()
-    world.execute(world.server.set_local_addresses(frozenset({ip_address("192.0.2.8"), ip_address("192.0.2.9")})))
+    world.execute(world.server.set_local_addresses(frozenset({ip_address("9.9.2.8"), ip_address("9.9.2.9")})))
     assert set(world.commands) == {
-        RevokePermission(1, "192.0.2.9"),
-        RevokePermission(1, "192.0.2.8"),
+        RevokePermission(1, "9.9.2.9"),
+        RevokePermission(1, "9.9.2.8"),
         UnbindChannel(1, 0x4000),
     }
-    assert client.permit("192.0.2.9") == 403
+    assert client.permit("9.9.2.9") == 403
