@@ -1,29 +1,44 @@
-"""The command line: `tavern serve`."""
+"""The command line: `tavern serve`.
+
+What takes long to import is imported inside functions: Ctrl-C ends the program quietly from its first moments on.
+"""
 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
-
-import trio
+from typing import TYPE_CHECKING, TextIO
 
 from tavern import __version__
-from tavern.app import serve
-from tavern.config import SETTINGS, load_settings, unknown_variables
-from tavern.errors import StartupError
-from tavern.logs import configure_logging
+
+if TYPE_CHECKING:
+    from tavern.errors import StartupError
 
 EXIT_SETTINGS = 2
+EXIT_INTERRUPTED = 130
 _SWITCH_INTERVAL_S = 0.0002
 """The relay's thread waits this long for the interpreter while signaling computes. With Python's own 5 ms, a packet
 was up to 5.5 ms late (p99) beside a busy trio thread; with this 1.9 ms."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 0 after a clean stop, 2 where it could not start."""
+    """Runs the command line; returns the exit code: 0 after a clean stop, 2 where it could not start, 130 where Ctrl-C
+    came before it had."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold what the terminal's encoding does not
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        return_code = _run(arguments)
+    except* KeyboardInterrupt:
+        return_code = EXIT_INTERRUPTED
+    return return_code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.command is None:
@@ -34,6 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(environment: Mapping[str, str]) -> int:
+    import trio
+
+    from tavern.app import serve
+    from tavern.config import load_settings, unknown_variables
+    from tavern.errors import StartupError
+    from tavern.logs import configure_logging
+
     try:
         settings = load_settings(environment)
         configure_logging(settings.log_level)
@@ -44,7 +66,7 @@ def _serve(environment: Mapping[str, str]) -> int:
     except* StartupError as group:
         for error in _leaves(group):
             for line in str(error).splitlines():
-                print(f"tavern: {line}", file=sys.stderr)
+                _complain(line)
         return_code = EXIT_SETTINGS
     else:
         return_code = 0
@@ -59,10 +81,32 @@ def _leaves(group: BaseExceptionGroup[StartupError]) -> list[StartupError]:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)
+    """A full disk or a closed pipe behind the output is no reason to end: what is said is lost, serving goes on."""
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        _silence(sys.stdout)
+        with suppress(OSError):
+            print(f"tavern: cannot write to standard output ({error.strerror}): serving without it", file=sys.stderr)
+
+
+def _complain(line: str) -> None:
+    try:
+        print(f"tavern: {line}", file=sys.stderr)
+    except OSError:
+        _silence(sys.stderr)
+
+
+def _silence(stream: TextIO) -> None:
+    """What is left in its buffer goes nowhere. Python would fail on it once more at its end, and exit with 120."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def _parser() -> argparse.ArgumentParser:
+    from tavern.config import SETTINGS
+
     parser = argparse.ArgumentParser(
         prog="tavern", description="Your own voice server in one process: signaling, rooms and a TURN relay."
     )
