@@ -53,14 +53,18 @@ class World:
         self.now = 1000.0
         self.unix_time_s = 1_700_000_000.0
         self.kernels_own: set[IPAddress] = set()
+        """What is this machine's own although no interface lists it."""
         self.server = TurnServer(
             config,
             random=Random(1),  # noqa: S311 - the same in every run
             nonce_key=b"k" * 32,
             is_local=self.kernels_own.__contains__,
         )
+        self.server.set_listeners(frozenset({("0.0.0.0", SERVER[1]), ("::", SERVER[1])}))
         self.forwarder: Forwarder[str] = Forwarder(
-            frozenset(map(str, config.advertised_addresses)), lambda: 0x0102030405060708090A0B0C
+            frozenset(map(str, config.advertised_addresses)),
+            lambda: 0x0102030405060708090A0B0C,
+            frozenset({SERVER[1]}),
         )
         self.unbindable: set[int] = set()
         self.opened: list[int] = []

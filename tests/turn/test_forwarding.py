@@ -49,7 +49,7 @@ def channel_data(number: int, payload: bytes, length: int | None = None) -> byte
 def permit(
     forwarder: Forwarder[str], host: str = PEER, flow_id: int = 1, until: float = 300.0, ours: bool = False
 ) -> None:
-    forwarder.set_permission(SetPermission(flow_id, host, until, relayed_only=ours))
+    forwarder.set_permission(SetPermission(flow_id, host, until, relayed_only=ours, own=ours))
 
 
 def bind(forwarder: Forwarder[str], number: int = 0x4000, port: int = 5000, until: float = 600.0) -> None:

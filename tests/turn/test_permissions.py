@@ -29,7 +29,7 @@ def test_9_a_permission_is_announced_after_it_holds(world: World, client: Client
     assert client.permit(PEER, "9.9.2.2") == 0
     kinds = [type(command) for command in world.commands]
     assert kinds == [SetPermission, SetPermission, SendToClient]
-    assert world.commands[0] == SetPermission(1, PEER, world.now + 300, relayed_only=False)
+    assert world.commands[0] == SetPermission(1, PEER, world.now + 300, relayed_only=False, own=False)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_9_expired_permissions_make_room_again_also_in_the_data_path(world: Worl
 def test_12_a_channel_binds_and_permits(world: World, client: Client) -> None:
     assert client.bind(0x4000, PEER, 5000) == 0
     assert world.commands[:2] == [
-        SetPermission(1, PEER, world.now + 300, relayed_only=False),
+        SetPermission(1, PEER, world.now + 300, relayed_only=False, own=False),
         BindChannel(1, 0x4000, (PEER, 5000), world.now + 600, relayed_only=False),
     ]
 
@@ -127,7 +127,7 @@ def test_our_relayed_address_is_permitted_while_another_allocation_lives(world: 
     other = world.client(port=4001)
     _, port = other.allocate()
     assert client.permit("198.51.100.1") == 0
-    assert SetPermission(1, "198.51.100.1", world.now + 300, relayed_only=True) in world.commands
+    assert SetPermission(1, "198.51.100.1", world.now + 300, relayed_only=True, own=True) in world.commands
     assert client.bind(0x4000, "198.51.100.1", port) == 0
     assert client.bind(0x4001, "198.51.100.1", 3478) == 403
     assert other.error(Method.REFRESH, (AttributeType.LIFETIME, bytes(4))) == 0

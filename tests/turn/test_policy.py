@@ -208,8 +208,12 @@ def test_what_the_kernel_calls_its_own_may_be_allowed_by_the_operator() -> None:
 @pytest.mark.parametrize("peer", [*DENIED_IPV4[:-1], "::1", "2001:db8::9", "198.51.100.1", "::ffff:10.0.0.1"])
 def test_the_kernel_is_not_asked_about_what_is_decided_without_it(peer: str) -> None:
     asked: list[IPAddress] = []
-    policy = attrs.evolve(POLICY, is_local=lambda address: bool(asked.append(address)))
-    judge(peer, policy)
+
+    def is_local(address: IPAddress) -> bool:
+        asked.append(address)
+        return False
+
+    judge(peer, attrs.evolve(POLICY, is_local=is_local))
     assert not asked
 
 

@@ -25,7 +25,8 @@ class Permission:
     """Data from and to one IP address passes until `expires_at`."""
 
     expires_at: float
-    relayed_only: bool
+    own: bool
+    """The address is this machine's, as far as the data path knows."""
 
 
 @attrs.define
@@ -34,7 +35,6 @@ class Channel:
 
     peer: SocketAddress
     expires_at: float
-    relayed_only: bool
 
 
 @attrs.define(eq=False)
@@ -48,6 +48,8 @@ class Allocation:
     family: AddressFamily
     relayed_address: SocketAddress
     expires_at: float
+    client_is_own: bool
+    """The client's address is this machine's."""
     create_transaction_id: bytes
     """Of the Allocate that made it: retransmitted, it gets `create_response` again and never 437 (§7.2)."""
     create_response: bytes = attrs.field(default=b"", repr=False)

@@ -24,6 +24,7 @@ class AllocationTable:
         self._by_relayed: dict[SocketAddress, Allocation] = {}
         self._by_family: Counter[AddressFamily] = Counter()
         self._by_username: Counter[bytes] = Counter()
+        self._own_client_ports: Counter[int] = Counter()
         self._expiry = ExpiryQueue()
 
     def __len__(self) -> int:
@@ -44,10 +45,13 @@ class AllocationTable:
         """Whether another allocation of the same family lives, which may be this one's peer."""
         return self._by_family[allocation.family] > 1
 
-    def is_relayed(self, address: IPAddress, port: int, *, for_allocation: Allocation) -> bool:
-        """Whether this is the relayed address of an allocation other than `for_allocation`."""
-        found = self._by_relayed.get((str(address), port))
-        return found is not None and found is not for_allocation
+    def relayed_at(self, address: IPAddress, port: int) -> Allocation | None:
+        """The allocation whose relayed address this is."""
+        return self._by_relayed.get((str(address), port))
+
+    def is_own_clients_port(self, port: int) -> bool:
+        """Whether an allocation's client has this port on an address of this machine."""
+        return self._own_client_ports[port] > 0
 
     def add(self, allocation: Allocation) -> None:
         """`allocation` lives; its port was taken before."""
@@ -57,6 +61,8 @@ class AllocationTable:
         self._by_relayed[allocation.relayed_address] = allocation
         self._by_family[allocation.family] += 1
         self._by_username[allocation.username] += 1
+        if allocation.client_is_own:
+            self._own_client_ports[allocation.five_tuple.client[1]] += 1
         self._expiry.set(allocation.id, allocation.expires_at)
 
     def keep_until(self, allocation: Allocation, expires_at: float) -> None:
@@ -73,6 +79,8 @@ class AllocationTable:
         self._by_username[allocation.username] -= 1
         if not self._by_username[allocation.username]:
             del self._by_username[allocation.username]  # or every user ever seen would stay
+        if allocation.client_is_own:
+            self._own_client_ports[allocation.five_tuple.client[1]] -= 1  # stays at 0: there are 65535 at most
         self._expiry.discard(allocation.id)
         self.ports[allocation.family].release(allocation.relayed_address[1])
 

@@ -47,6 +47,8 @@ class SetPermission:
     expires_at: float
     relayed_only: bool
     """`host` is ours: only ports that are relayed addresses of live flows count as peers."""
+    own: bool
+    """`host` is this machine's: the ports that the relay listens on are no peers."""
 
 
 @attrs.frozen

@@ -93,6 +93,7 @@ class Traffic:
 class _Permission:
     expires_at: float
     relayed_only: bool
+    own: bool
 
 
 @attrs.define(eq=False)
@@ -128,7 +129,7 @@ class Flow(Generic[Handle]):
 Output = tuple[Flow[Handle], bytes, SockAddr | None]
 """Through whose sockets, what, and to which peer; None: to the flow's client."""
 
-_NEVER = _Permission(0.0, relayed_only=True)
+_NEVER = _Permission(0.0, relayed_only=True, own=False)
 
 
 class Forwarder(Generic[Handle]):
@@ -199,10 +200,14 @@ class Forwarder(Generic[Handle]):
             return
         permission = flow.permissions.get(command.host)
         if permission is None:
-            flow.permissions[command.host] = _Permission(command.expires_at, command.relayed_only)
-        else:
-            permission.expires_at = command.expires_at
-            permission.relayed_only = command.relayed_only
+            permission = _Permission(command.expires_at, command.relayed_only, command.own)
+            flow.permissions[command.host] = permission
+        permission.expires_at = command.expires_at
+        permission.relayed_only = command.relayed_only
+        if command.own and not permission.own:
+            for port in self._listener_ports:
+                flow.peers.pop(_sockaddr((command.host, port)), None)
+        permission.own = command.own
 
     def revoke_permission(self, command: RevokePermission) -> None:
         """See the command."""
@@ -216,7 +221,10 @@ class Forwarder(Generic[Handle]):
         """See the command."""
         if (flow := self._flows.get(command.flow_id)) is None:
             return
-        peer = self._know(flow, _sockaddr(command.peer))
+        address = _sockaddr(command.peer)
+        if self._is_listener(address, flow.permissions.get(address[0], _NEVER)):
+            return
+        peer = self._know(flow, address)
         if flow.channels.get(command.number) is not peer:
             self._unbind(flow, command.number)
             self._unbind(flow, peer.number)
@@ -276,7 +284,7 @@ class Forwarder(Generic[Handle]):
             peer = self._permitted(flow, address, now)
             if peer is None:
                 return self._drop(Drop.NO_PERMISSION)
-        if peer.permission.relayed_only and address not in self._by_relayed:
+        if peer.permission.relayed_only and self._by_relayed.get(address, flow) is flow:
             return self._drop(Drop.NO_RELAYED_PEER)
         size = len(data)
         if size > _MAX_PAYLOAD:
@@ -313,7 +321,7 @@ class Forwarder(Generic[Handle]):
     ) -> Output[Handle] | None:
         """The peer's IP address is the relay's own: a live flow, or something that the operator allows."""
         target = self._by_relayed.get(peer.address)
-        if target is None and relayed_only:
+        if (target is None and relayed_only) or target is flow:
             return self._drop(Drop.NO_RELAYED_PEER)
         flow.packets_from_client += 1
         flow.bytes_from_client += len(payload)
@@ -329,11 +337,15 @@ class Forwarder(Generic[Handle]):
 
     def _permitted(self, flow: Flow[Handle], address: SockAddr, now: float) -> _Peer | None:
         permission = flow.permissions.get(address[0])
-        if permission is None or permission.expires_at <= now:
+        if permission is None or permission.expires_at <= now or self._is_listener(address, permission):
             return None
         peer = self._know(flow, address)
         peer.permission = permission
         return peer
+
+    def _is_listener(self, address: SockAddr, permission: _Permission) -> bool:
+        """Whether the relay listens there: such a peer would make it its own client."""
+        return address[1] in self._listener_ports and (permission.own or address[0] in self._own_hosts)
 
     def _know(self, flow: Flow[Handle], address: SockAddr) -> _Peer:
         peer = flow.peers.get(address)

@@ -58,6 +58,10 @@ class Verdict(Enum):
     ALLOWED = "allowed"
 
 
+OWN = frozenset({Verdict.RELAYED_ONLY, Verdict.ALLOWED_OWN})
+"""This machine's addresses, among those that are not denied."""
+
+
 @attrs.frozen(kw_only=True)
 class PeerPolicy:
     """The operator's and this machine's part of the decision."""
@@ -84,15 +88,20 @@ class PeerPolicy:
         if not all(self._is_listed(address) or _is_global(address) for address in judged):
             return Verdict.DENIED
         # The kernel is asked last: only about what would be a peer otherwise.
-        own = [address for address in judged if self._is_own(address)]
+        own = [address for address in judged if self.is_own(address)]
         if not own:
             return Verdict.ALLOWED
         return Verdict.ALLOWED_OWN if all(map(self._is_listed, own)) else Verdict.DENIED
 
+    def is_listener(self, verdict: Verdict, port: int) -> bool:
+        """Whether the relay itself listens on `port` of a peer that was judged so: no peer then, whoever allows it."""
+        return verdict in OWN and port in self.listener_ports
+
     def _is_listed(self, address: IPAddress) -> bool:
         return any(address in network for network in self.allow_peers)
 
-    def _is_own(self, address: IPAddress) -> bool:
+    def is_own(self, address: IPAddress) -> bool:
+        """Whether `address` is one of this machine's, or leads to it."""
         return address in self.local_addresses or address in self.advertised_addresses or self.is_local(address)
 
 

@@ -47,7 +47,7 @@ from tavern.turn.commands import (
     UnbindChannel,
 )
 from tavern.turn.five_tuple import FiveTuple
-from tavern.turn.policy import PeerPolicy, Verdict
+from tavern.turn.policy import OWN, PeerPolicy, Verdict
 
 UDP_PROTOCOL = 17
 MAX_PORT_TRIES = 8  # ports of the range that other programs hold; more in a row means the range is not ours
@@ -62,13 +62,16 @@ Outcome = tuple[list[Effect], bytes | None]
 class PendingAllocation:
     """An Allocate that waits for the driver to open its relay socket; it never outlives the driver's call."""
 
+    flow_id: int
     request: Message
     five_tuple: FiveTuple
     identity: Identity
     family: AddressFamily
     lifetime_s: int
-    port: int
     even: bool
+    client_is_own: bool
+    port: int = 0
+    """The one that is tried now."""
     failed_ports: list[int] = attrs.field(factory=list)
 
 
@@ -108,6 +111,17 @@ class RequestHandler:
         assert request.method == Method.CHANNEL_BIND
         return self._bind_channel(request, allocation, now)
 
+    def is_own_relay(self, client: SocketAddress) -> bool:
+        """Whether `client` is a relay socket of ours: it would make the relay its own client.
+
+        One whose advertised address no interface has sends from whatever address of this machine leads there.
+        """
+        address = _without_zone(client[0])
+        advertised = self._advertised.get(family_of(address))
+        if advertised is None or self._allocations.relayed_at(advertised, client[1]) is None:
+            return False
+        return self._policy.is_own(address)
+
     def drop_expired(self, five_tuple: FiveTuple, now: float) -> list[Effect]:
         """Forgets this allocation's expired permissions and channels, here and in the data path.
 
@@ -135,6 +149,7 @@ class RequestHandler:
             family=pending.family,
             relayed_address=(str(address), pending.port),
             expires_at=now + pending.lifetime_s,
+            client_is_own=pending.client_is_own,
             create_transaction_id=pending.request.transaction_id,
         )
         allocation.create_response = _allocate_response(pending, address)
@@ -146,15 +161,11 @@ class RequestHandler:
         """Another port to try; None when there is none or enough were tried, and the ports are free again."""
         pending = self._pending[flow_id]
         pending.failed_ports.append(pending.port)
-        port = None
-        if len(pending.failed_ports) < MAX_PORT_TRIES:
-            port = self._allocations.ports[pending.family].take(even=pending.even)
-        if port is None:
+        opening = self._next_port(pending)
+        if opening is None:
             del self._pending[flow_id]
             self._release_failed(pending)
-            return pending, None
-        pending.port = port
-        return pending, OpenRelaySocket(flow_id, pending.family, port)
+        return pending, opening
 
     def set_local_addresses(self, addresses: frozenset[IPAddress]) -> list[Effect]:
         """Judges every permission and channel again where the interfaces' addresses changed."""
@@ -172,15 +183,40 @@ class RequestHandler:
 
     def _judge_again(self, allocation: Allocation) -> list[Effect]:
         effects: list[Effect] = []
-        for peer in list(allocation.permissions):
-            if self._policy.judge(peer, others_live=True) is Verdict.DENIED:
+        for peer, permission in list(allocation.permissions.items()):
+            verdict = self._policy.judge(peer, others_live=True)
+            if verdict is Verdict.DENIED:
                 del allocation.permissions[peer]
                 effects.append(RevokePermission(allocation.id, str(peer)))
+            elif verdict is Verdict.ALLOWED_OWN and not permission.own:
+                permission.own = True
+                effects.append(
+                    SetPermission(allocation.id, str(peer), permission.expires_at, relayed_only=False, own=True)
+                )
         for number, channel in list(allocation.channels.items()):
-            if self._policy.judge(ip_address(channel.peer[0]), others_live=True) is Verdict.DENIED:
+            host, port = channel.peer
+            verdict = self._policy.judge(ip_address(host), others_live=True)
+            if verdict is Verdict.DENIED or self._policy.is_listener(verdict, port):
                 allocation.unbind(number)
                 effects.append(UnbindChannel(allocation.id, number))
         return effects
+
+    def _next_port(self, pending: PendingAllocation) -> OpenRelaySocket | None:
+        """The next port to try; None if there is none or enough were tried.
+
+        Not one of a client on this machine: the client of that allocation may have been a relay socket, and would be
+        one again.
+        """
+        while len(pending.failed_ports) < MAX_PORT_TRIES:
+            port = self._allocations.ports[pending.family].take(even=pending.even)
+            if port is None:
+                break
+            is_this_clients = pending.client_is_own and port == pending.five_tuple.client[1]
+            if not is_this_clients and not self._allocations.is_own_clients_port(port):
+                pending.port = port
+                return OpenRelaySocket(pending.flow_id, pending.family, port)
+            pending.failed_ports.append(port)
+        return None
 
     def _release_failed(self, pending: PendingAllocation) -> None:
         for port in pending.failed_ports:
@@ -208,14 +244,23 @@ class RequestHandler:
             raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
         if even is not None and decode_even_port(even):
             raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)  # the next port cannot be reserved: nothing reserves yet
-        port = self._allocations.ports[family].take(even=even is not None)
-        if port is None:
-            raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
         self._last_id += 1
-        self._pending[self._last_id] = PendingAllocation(
-            request, five_tuple, identity, family, lifetime_s, port, even=even is not None
+        pending = PendingAllocation(
+            flow_id=self._last_id,
+            request=request,
+            five_tuple=five_tuple,
+            identity=identity,
+            family=family,
+            lifetime_s=lifetime_s,
+            even=even is not None,
+            client_is_own=self._policy.is_own(_without_zone(five_tuple.client[0])),
         )
-        return [OpenRelaySocket(self._last_id, family, port)], None
+        opening = self._next_port(pending)
+        if opening is None:
+            self._release_failed(pending)
+            raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
+        self._pending[pending.flow_id] = pending
+        return [opening], None
 
     def _refresh(self, request: Message, allocation: Allocation, now: float) -> Outcome:
         """§8. LIFETIME 0 ends the allocation."""
@@ -238,12 +283,11 @@ class RequestHandler:
         values = request.get_all(AttributeType.XOR_PEER_ADDRESS)
         if not values:
             raise Refusal(ErrorCode.BAD_REQUEST)
-        peers = {decode_xor_address(value, request.transaction_id)[0]: False for value in values}
-        for peer in peers:
-            peers[peer] = self._judge(allocation, peer) is Verdict.RELAYED_ONLY
+        peers = dict.fromkeys(decode_xor_address(value, request.transaction_id)[0] for value in values)
+        verdicts = {peer: self._judge(allocation, peer) for peer in peers}
         if len(allocation.permissions.keys() | peers) > MAX_PERMISSIONS:
             raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
-        effects: list[Effect] = [_permit(allocation, peer, relayed_only, now) for peer, relayed_only in peers.items()]
+        effects: list[Effect] = [_permit(allocation, peer, verdict, now) for peer, verdict in verdicts.items()]
         return effects, success(request, key=allocation.key)
 
     def _bind_channel(self, request: Message, allocation: Allocation, now: float) -> Outcome:
@@ -260,17 +304,21 @@ class RequestHandler:
         bound = allocation.channels.get(number)
         if (bound is not None and bound.peer != peer) or allocation.channel_of.get(peer, number) != number:
             raise Refusal(ErrorCode.BAD_REQUEST)
-        relayed_only = self._judge(allocation, address) is Verdict.RELAYED_ONLY
-        if port == 0 or (relayed_only and not self._allocations.is_relayed(address, port, for_allocation=allocation)):
+        verdict = self._judge(allocation, address)
+        relayed_only = verdict is Verdict.RELAYED_ONLY
+        other = self._allocations.relayed_at(address, port)
+        if port == 0 or other is allocation or (relayed_only and other is None):
+            raise Refusal(ErrorCode.FORBIDDEN)
+        if self._policy.is_listener(verdict, port):
             raise Refusal(ErrorCode.FORBIDDEN)
         if bound is None and len(allocation.channels) >= MAX_CHANNELS:
             raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
         if address not in allocation.permissions and len(allocation.permissions) >= MAX_PERMISSIONS:
             raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
-        channel = Channel(peer, now + CHANNEL_LIFETIME_S, relayed_only)
+        channel = Channel(peer, now + CHANNEL_LIFETIME_S)
         allocation.bind(number, channel)
         effects: list[Effect] = [
-            _permit(allocation, address, relayed_only, now),
+            _permit(allocation, address, verdict, now),
             BindChannel(allocation.id, number, peer, channel.expires_at, relayed_only),
         ]
         return effects, success(request, key=allocation.key)
@@ -284,10 +332,20 @@ class RequestHandler:
         return verdict
 
 
-def _permit(allocation: Allocation, peer: IPAddress, relayed_only: bool, now: float) -> SetPermission:
-    expires_at = now + PERMISSION_LIFETIME_S
-    allocation.permissions[peer] = Permission(expires_at, relayed_only)
-    return SetPermission(allocation.id, str(peer), expires_at, relayed_only)
+def _permit(allocation: Allocation, peer: IPAddress, verdict: Verdict, now: float) -> SetPermission:
+    permission = Permission(now + PERMISSION_LIFETIME_S, own=verdict in OWN)
+    allocation.permissions[peer] = permission
+    return SetPermission(
+        allocation.id,
+        str(peer),
+        permission.expires_at,
+        relayed_only=verdict is Verdict.RELAYED_ONLY,
+        own=permission.own,
+    )
+
+
+def _without_zone(host: str) -> IPAddress:
+    return ip_address(host.partition("%")[0])
 
 
 def _requested_family(request: Message) -> AddressFamily | None:
@@ -303,7 +361,7 @@ def _asked_lifetime_s(request: Message) -> int | None:
 def _allocate_response(pending: PendingAllocation, relayed: IPAddress) -> bytes:
     request = pending.request
     host, port = pending.five_tuple.client
-    mapped = ip_address(host.partition("%")[0])
+    mapped = _without_zone(host)
     return success(
         request,
         (AttributeType.XOR_RELAYED_ADDRESS, encode_xor_address(relayed, pending.port, request.transaction_id)),

@@ -115,6 +115,9 @@ class TurnServer:
         if message.method not in _TURN_METHODS:
             self.counters.malformed += 1  # RFC 8489 §6.3: a method that is not supported is dropped
             return []
+        if self._handler.is_own_relay(five_tuple.client):
+            self.counters.malformed += 1
+            return []
         expired = self.handle_timer(now) + self._handler.drop_expired(five_tuple, now)
         return expired + self._handle_turn_request(message, five_tuple, now, unix_time_s)
 
