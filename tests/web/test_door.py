@@ -11,6 +11,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from functools import partial
 from ipaddress import ip_network
 from typing import Any
@@ -19,6 +20,7 @@ import attrs
 import h11
 import pytest
 import trio
+import trio.testing
 import trio_websocket
 import trustme
 
@@ -28,9 +30,10 @@ from tavern.signaling.transport import ConnectionEnded, Transport
 from tavern.web.asgi import Health, make_app
 from tavern.web.door import MAX_HEAD_BYTES, Door
 from tavern.web.listeners import open_listeners
-from tavern.web.websocket import MAX_QUEUED_MESSAGES, Heartbeat
+from tavern.web.streams import LentStream
+from tavern.web.websocket import MAX_FRAGMENTS, MAX_QUEUED_BYTES, MAX_QUEUED_MESSAGES, WebSocketLimits
 
-ROOMY = Heartbeat(interval_s=60, timeout_s=60)
+ROOMY = WebSocketLimits(ping_interval_s=60, pong_timeout_s=60, frames_per_s=100_000)
 
 
 async def echo(transport: Transport) -> None:
@@ -44,6 +47,8 @@ async def echo(transport: Transport) -> None:
                 transport.close(1008, "you asked for it")
             elif text == "crash":
                 raise ZeroDivisionError
+            elif text == "large":
+                transport.send(b"x" * 2 * MAX_QUEUED_BYTES)
             elif text == "flood":
                 for _ in range(MAX_QUEUED_MESSAGES + 100):
                     transport.send(b"x" * 100_000)
@@ -89,7 +94,7 @@ def make_door(**changes: Any) -> Door:
         "app": make_app(health),
         "serve_peer": echo,
         "metrics": Metrics(0.0),
-        "heartbeat": ROOMY,
+        "limits": ROOMY,
         "trusted_proxies": (),
         "max_connections": 100,
     }
@@ -182,11 +187,37 @@ async def test_the_page_is_served_with_a_policy_that_lets_nothing_else_in(opened
         (get("/", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 8"), 426),
         (get("/", "Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13"), 400),
         (get("/", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: x"), 400),
+        (get("/", *UPGRADE_HEADERS[:3], "Sec-WebSocket-Key: x"), 400),
+        # Tokens are whole words.
+        (get("/", "Upgrade: xwebsocketx", *UPGRADE_HEADERS[1:]), 200),
+        (get("/", UPGRADE_HEADERS[0], "Connection: noupgrade", *UPGRADE_HEADERS[2:]), 400),
+        # A load balancer's probe: HTTP/1.0 has no Host.
+        (b"GET /health HTTP/1.0\r\n\r\n", 200),
+        (get("/join/x/"), 404),
         (b"POST / HTTP/1.1\r\nHost: t\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n", 405),
     ],
 )
 async def test_what_is_no_good_request_gets_a_clear_answer(opened: OpenDoor, request_bytes: bytes, status: int) -> None:
     assert parse(await opened.exchange(request_bytes))[0] == status
+    assert opened.door.metrics.failures == {}
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["Host: \xff", "Sec-WebSocket-Protocol: \xff", "Sec-WebSocket-Extensions: \xff", "Host: xn--" + "a" * 7000],
+)
+async def test_no_header_of_an_upgrade_is_our_bug(opened: OpenDoor, header: str) -> None:
+    lines = ["GET / HTTP/1.1", *UPGRADE_HEADERS, header, "", ""]
+    if not header.startswith("Host"):
+        lines.insert(1, "Host: t")
+    stream = await opened.connect()
+    async with stream:
+        await stream.send_all("\r\n".join(lines).encode("latin-1") + b"\x81\x82\0\0\0\0hi")
+        answer = b""
+        with trio.fail_after(5):
+            while not answer.endswith(b"\x81\x02hi"):
+                answer += await stream.receive_some()
+    assert answer.startswith(b"HTTP/1.1 101 ")
     assert opened.door.metrics.failures == {}
 
 
@@ -300,6 +331,96 @@ async def test_a_message_over_64_kib_closes_with_1009(opened: OpenDoor) -> None:
         assert (await close_code(ws))[0] == 1009
 
 
+async def test_the_limit_of_a_message_counts_bytes(opened: OpenDoor) -> None:
+    async with open_websocket(opened.ws) as ws:
+        await ws.send_message("€" * (64 * 1024 // 3))
+        assert len(await ws.get_message()) == 64 * 1024 // 3
+        await ws.send_message("€" * (64 * 1024 // 3 + 1))
+        assert (await close_code(ws))[0] == 1009
+
+
+async def test_what_was_sent_is_not_counted_as_waiting(opened: OpenDoor) -> None:
+    """Twice what may wait for a client passes through its outbox."""
+    async with open_websocket(opened.ws) as ws:
+        for _ in range(2 * MAX_QUEUED_BYTES // 60_000 + 1):
+            await ws.send_message("x" * 60_000)
+            assert len(await ws.get_message()) == 60_000
+
+
+async def test_one_message_fits_however_large_it_is(opened: OpenDoor) -> None:
+    async with open_websocket(opened.ws, max_message_size=4 * MAX_QUEUED_BYTES) as ws:
+        await ws.send_message("large")
+        assert len(await ws.get_message()) == 2 * MAX_QUEUED_BYTES
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pytest.param(b"\x89\x80\0\0\0\0", id="pings"),
+        pytest.param(b"\x8a\x80\0\0\0\0", id="pongs"),
+        pytest.param(b"\x00\x80\0\0\0\0", id="fragments"),
+    ],
+)
+async def test_a_flood_of_frames_that_are_no_messages_is_closed_with_1008(nursery: trio.Nursery, frame: bytes) -> None:
+    opened = await open_door(nursery, limits=attrs.evolve(ROOMY, frames_per_s=200))
+    answer = await opened.exchange(UPGRADE + b"\x01\x81\0\0\0\0x" + frame * 10_000)
+    assert (1008).to_bytes(2, "big") + b"too many frames" in answer
+    assert opened.door.metrics.failures == {}
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_message_in_endless_fragments_is_closed_with_1008(opened: OpenDoor) -> None:
+    answer = await opened.exchange(UPGRADE + b"\x01\x81\0\0\0\0x" + b"\x00\x80\0\0\0\0" * (MAX_FRAGMENTS + 1))
+    assert (1008).to_bytes(2, "big") + b"too many frames" in answer
+
+
+async def test_after_a_close_of_ours_nothing_more_is_handled(nursery: trio.Nursery) -> None:
+    """Also what had arrived in the same moment: a replaced session would replace the new one."""
+    handled: list[str | bytes] = []
+
+    async def serve(transport: Transport) -> None:
+        first = await transport.receive()
+        handled.append(first)
+        while not handled[1:]:
+            await trio.testing.wait_all_tasks_blocked()
+            transport.close(1000, "session replaced")
+            try:
+                handled.append(await transport.receive())
+            except ConnectionEnded:
+                return
+
+    opened = await open_door(nursery, serve_peer=serve)
+    await opened.exchange(UPGRADE + b"\x81\x81\0\0\0\x001" + b"\x81\x81\0\0\0\x002")
+    assert handled == ["1"]
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_close_that_comes_while_a_message_is_being_handed_over(nursery: trio.Nursery) -> None:
+    handled: list[str | bytes] = []
+    transports: list[Transport] = []
+
+    async def serve(transport: Transport) -> None:
+        transports.append(transport)
+        with suppress(ConnectionEnded):
+            while True:
+                handled.append(await transport.receive())
+
+    opened = await open_door(nursery, serve_peer=serve)
+    stream = await opened.connect()
+    async with stream:
+        await stream.send_all(UPGRADE)
+        await stream.receive_some()
+        await trio.testing.wait_all_tasks_blocked()
+        [transport] = transports
+        # The message is put into the channel that receive() waits on; before its task runs, another one closes.
+        connection = transport._connection  # type: ignore[attr-defined]
+        connection._send_channel.send_nowait("late")
+        transport.close(1000, "session replaced")
+        assert b"session replaced" in await read_all(stream)
+    assert handled == []
+    nursery.cancel_scope.cancel()
+
+
 async def test_a_client_that_does_not_read_is_closed_alone(opened: OpenDoor) -> None:
     async with open_websocket(opened.ws) as other:
         stuck = await opened.connect()
@@ -312,7 +433,7 @@ async def test_a_client_that_does_not_read_is_closed_alone(opened: OpenDoor) -> 
 
 
 async def test_a_peer_that_answers_no_ping_is_cut_off(nursery: trio.Nursery) -> None:
-    opened = await open_door(nursery, heartbeat=Heartbeat(interval_s=0.05, timeout_s=0.05))
+    opened = await open_door(nursery, limits=attrs.evolve(ROOMY, ping_interval_s=0.05, pong_timeout_s=0.05))
     async with open_websocket(opened.ws) as alive:
         assert b"\x89\x04" in await opened.exchange(UPGRADE)  # it was asked, then cut off
         await alive.send_message("still here")  # trio-websocket answers pings by itself
@@ -354,14 +475,88 @@ async def test_connections_that_reset_or_vanish_harm_nobody(opened: OpenDoor, ca
 
 
 async def test_connections_beyond_the_limit_are_closed_at_once(nursery: trio.Nursery) -> None:
-    opened = await open_door(nursery, max_connections=1)
+    opened = await open_door(nursery, max_connections=1)  # one source has a part of them, and one at least
     async with open_websocket(opened.ws) as ws:
         stream = await opened.connect()
         async with stream:
             assert await read_all(stream) == b""
         await ws.send_message("still here")
         assert await ws.get_message() == "still here"
+    # A place is free again once its connection is gone.
+    with trio.fail_after(5):
+        while opened.door._by_source:
+            await trio.lowlevel.checkpoint()
+    async with open_websocket(opened.ws) as ws:
+        await ws.send_message("here again")
+        assert await ws.get_message() == "here again"
     nursery.cancel_scope.cancel()
+
+
+async def test_one_address_does_not_take_all_places(nursery: trio.Nursery) -> None:
+    opened = await open_door(nursery, max_connections=8)
+    async with open_websocket(opened.ws), open_websocket(opened.ws):
+        stream = await opened.connect()
+        async with stream:
+            assert await read_all(stream) == b""
+        elsewhere = await trio.open_tcp_stream("127.0.0.1", opened.port, local_address="127.0.0.9")
+        async with elsewhere:
+            await elsewhere.send_all(get("/health"))
+            assert parse(await read_all(elsewhere))[0] == 200
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_trusted_proxy_stands_for_many(nursery: trio.Nursery) -> None:
+    opened = await open_door(nursery, max_connections=8, trusted_proxies=(ip_network("127.0.0.0/8"),))
+    async with open_websocket(opened.ws), open_websocket(opened.ws):
+        assert parse(await opened.exchange(get("/health")))[0] == 200
+    nursery.cancel_scope.cancel()
+
+
+async def test_while_draining_http_is_answered_and_websockets_are_refused(opened: OpenDoor) -> None:
+    opened.door.drain()
+    assert parse(await opened.exchange(get("/health")))[0] == 200
+    assert parse(await opened.exchange(UPGRADE))[0] == 503
+
+
+async def test_an_http_client_that_never_reads_is_ended_by_abort(nursery: trio.Nursery) -> None:
+    """hypercorn shields its sends: cancelling alone would wait for the client."""
+
+    async def endless(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": b"x" * 100_000, "more_body": True})
+
+    opened = await open_door(nursery, app=endless)
+    stream = await opened.connect()
+    async with stream:
+        await stream.send_all(get("/"))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        nursery.cancel_scope.cancel()
+        opened.door.abort()
+        with trio.CancelScope(shield=True), trio.fail_after(5):
+            while opened.door._by_source:
+                await trio.lowlevel.checkpoint()
+
+
+async def test_a_closed_stream_costs_whoever_goes_on_sending_a_checkpoint(nursery: trio.Nursery) -> None:
+    """A loop of sends to a peer that died would otherwise freeze the event loop."""
+    opened = await open_door(nursery)
+    stream = await opened.connect()
+    async with stream:
+        lent = LentStream(stream, b"", send_timeout_s=1)
+        await lent.aclose()
+        with trio.testing.assert_checkpoints(), pytest.raises(trio.ClosedResourceError):
+            await lent.send_all(b"x")
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_send_that_nobody_takes_has_a_deadline() -> None:
+    ours, theirs = trio.socket.socketpair()
+    with theirs:
+        async with trio.SocketStream(ours) as stream:
+            lent = LentStream(stream, b"", send_timeout_s=0.05)
+            with pytest.raises(trio.BrokenResourceError):
+                await lent.send_all(b"x" * 10_000_000)  # more than a socket's buffer takes
 
 
 async def test_the_session_knows_the_client_behind_a_trusted_proxy(nursery: trio.Nursery) -> None:

@@ -14,11 +14,17 @@ from tavern.addresses import format_socket_address
 
 CONNECT_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 2.0
+MAX_MESSAGE_SIZE = 16 * 1024 * 1024
+"""Characters. Far above what a server sends: existing taverns may have thousands of channels."""
 
 
 @asynccontextmanager
 async def open_websocket(
-    url: str, *, ssl_context: ssl.SSLContext | None = None, extra_headers: Sequence[tuple[bytes, bytes]] = ()
+    url: str,
+    *,
+    ssl_context: ssl.SSLContext | None = None,
+    extra_headers: Sequence[tuple[bytes, bytes]] = (),
+    max_message_size: int = MAX_MESSAGE_SIZE,
 ) -> AsyncIterator[WebSocketConnection]:
     """Connected while the block runs, then closed with 1000. `url` is `ws://host:port/path` or `wss://...`.
 
@@ -43,7 +49,13 @@ async def open_websocket(
                 with trio.fail_after(CONNECT_TIMEOUT_S):
                     host = format_socket_address(parts.hostname, port)
                     websocket = await wrap_client_stream(
-                        nursery, stream, host, resource, extra_headers=list(extra_headers), message_queue_size=1
+                        nursery,
+                        stream,
+                        host,
+                        resource,
+                        extra_headers=list(extra_headers),
+                        message_queue_size=1,
+                        max_message_size=max_message_size,
                     )
                 try:
                     yield websocket

@@ -65,7 +65,7 @@ def make_app(health: Health) -> ASGIApp:
     async def get_file(request: Request) -> Response:
         return _answer_file(request, page.get(request.path_params["path"]))
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/health", get_health),
             Route("/metrics", get_metrics),
@@ -74,6 +74,9 @@ def make_app(health: Health) -> ASGIApp:
             Route("/static/{path:path}", get_file),
         ]
     )
+    # It would redirect to the host that the request named, and to http: behind TLS.
+    app.router.redirect_slashes = False
+    return app
 
 
 def _answer_file(request: Request, file: _File | None) -> Response:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
+import re
 import ssl
+from collections import Counter
 from typing import cast
 
 import attrs
@@ -16,22 +19,26 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework
 from starlette.types import ASGIApp
 
+from tavern.addresses import source_key
 from tavern.config import IPNetwork
 from tavern.logs import log_event
 from tavern.metrics import Metrics
-from tavern.web.proxies import client_host
+from tavern.web.proxies import client_host, is_trusted
 from tavern.web.streams import AnyStream, LentStream, close_after_reading, tcp_socket
-from tavern.web.websocket import Heartbeat, Serve, serve_websocket
+from tavern.web.websocket import Serve, WebSocketLimits, handshake, serve_websocket
 
 MAX_HEAD_BYTES = 8 * 1024
 HEAD_TIMEOUT_S = 5.0
 TLS_HANDSHAKE_TIMEOUT_S = 10.0
 HTTP_TIMEOUT_S = 30.0
 """For one whole HTTP exchange: the page's largest file to a slow phone."""
+SOURCES_THAT_FIT = 4
+"""At least so many addresses can be served at once, whatever one of them does."""
 SEND_TIMEOUT_S = 20.0
 """Above the heartbeat's default 15 s, which finds a WebSocket client that stopped reading first."""
 
 _TLS_HANDSHAKE = 0x16  # the content type that every TLS connection begins with
+_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _log = logging.getLogger("tavern.web")
 
 
@@ -47,20 +54,23 @@ class _Refused(Exception):
 
 @attrs.frozen
 class Head:
-    """One request's head, parsed and as it came (`raw`), and what was read after it (`rest`)."""
+    """One request's head, and what was read after it (`rest`)."""
 
     method: bytes
     target: bytes
     headers: list[tuple[bytes, bytes]]
-    raw: bytes
     rest: bytes
 
     def values(self, name: bytes) -> list[bytes]:
         return [value for key, value in self.headers if key == name]
 
+    def tokens(self, name: bytes) -> list[bytes]:
+        """The members of a comma-separated header, in lower case."""
+        return [token.strip().lower() for value in self.values(name) for token in value.split(b",")]
+
     @property
     def wants_websocket(self) -> bool:
-        return any(b"websocket" in value.lower() for value in self.values(b"upgrade"))
+        return b"websocket" in self.tokens(b"upgrade")
 
 
 def _hypercorn_config() -> Config:
@@ -82,25 +92,34 @@ class Door:
     app: ASGIApp
     serve_peer: Serve
     metrics: Metrics
-    heartbeat: Heartbeat
+    limits: WebSocketLimits
     trusted_proxies: tuple[IPNetwork, ...]
     max_connections: int
     """Beyond it new ones are closed at once: file descriptors are left for the relay and the database."""
     tls: ssl.SSLContext | None = None
     head_timeout_s: float = HEAD_TIMEOUT_S
-    _connections: int = attrs.field(default=0, init=False)
+    _by_source: Counter[str] = attrs.field(factory=Counter, init=False)
+    """Open connections by source_key."""
+    _http: set[LentStream] = attrs.field(factory=set, init=False)
     _websockets: int = attrs.field(default=0, init=False)
     _no_websockets: trio.Event = attrs.field(factory=trio.Event, init=False)
+    _draining: bool = attrs.field(default=False, init=False)
+    _refusal_logged_at: float = attrs.field(default=-math.inf, init=False)
     _hypercorn: Config = attrs.field(factory=_hypercorn_config, init=False)
     _context: WorkerContext = attrs.field(factory=lambda: WorkerContext(None), init=False)
 
     async def handle(self, connection: trio.SocketStream) -> None:
         """Serves one accepted connection and closes it. Cancelled, it closes at once."""
-        if self._connections >= self.max_connections:
-            log_event(_log, logging.WARNING, "connection-refused", reason="too many connections")
+        try:
+            peer_host = _peer_host(connection)
+        except OSError:
+            peer_host = ""  # gone before it was accepted
+        if not peer_host or not self._has_room_for(peer_host):
+            self._log_refusal(peer_host)
             await trio.aclose_forcefully(connection)
             return
-        self._connections += 1
+        source = source_key(peer_host)
+        self._by_source[source] += 1
         stream: AnyStream = connection
         try:
             stream = await self._secure(connection)
@@ -112,8 +131,32 @@ class Door:
             _log.error("connection failed", exc_info=failed)
             self.metrics.failures["connection"] += 1
         finally:
-            self._connections -= 1
+            self._by_source[source] -= 1
+            if not self._by_source[source]:
+                del self._by_source[source]
             await trio.aclose_forcefully(stream)
+
+    def drain(self) -> None:
+        """WebSockets are refused from now on; HTTP is answered still, so that health checks see the 503."""
+        self._draining = True
+
+    def abort(self) -> None:
+        """HTTP exchanges end now. Cancelling alone does not: hypercorn shields its sends, also to who never reads."""
+        for stream in tuple(self._http):
+            stream.abort()
+
+    def _has_room_for(self, peer_host: str) -> bool:
+        """One source has a part of all places, so that it cannot take them all; a trusted proxy stands for many."""
+        if self._by_source.total() >= self.max_connections:
+            return False
+        of_one_source = max(self.max_connections // SOURCES_THAT_FIT, 1)
+        return self._by_source[source_key(peer_host)] < of_one_source or is_trusted(peer_host, self.trusted_proxies)
+
+    def _log_refusal(self, peer_host: str) -> None:
+        now = trio.current_time()
+        if peer_host and now - self._refusal_logged_at >= 1.0:  # who floods us does not fill the disk, too
+            self._refusal_logged_at = now
+            log_event(_log, logging.WARNING, "connection-refused", client=peer_host, reason="too many connections")
 
     async def wait_no_websockets(self) -> None:
         """Returns when every WebSocket that is open now has been closed."""
@@ -143,6 +186,8 @@ class Door:
                 return
             if head.wants_websocket:
                 _check_upgrade(head)
+                if self._draining:
+                    raise _Refused("503 Service Unavailable", "The server is shutting down.")
                 await self._serve_websocket(stream, head)
             else:
                 await self._serve_http(stream, head)
@@ -152,17 +197,16 @@ class Door:
                 await stream.send_all(_answer(refused))
 
     async def _serve_websocket(self, stream: AnyStream, head: Head) -> None:
-        peer_host = tcp_socket(stream).getpeername()[0]
         host_values = head.values(b"host")
         self._websockets += 1
         try:
             await serve_websocket(
-                LentStream(stream, head.raw, send_timeout_s=SEND_TIMEOUT_S),
+                LentStream(stream, handshake(head.values(b"sec-websocket-key")[0]), send_timeout_s=SEND_TIMEOUT_S),
                 head.rest,
                 self.serve_peer,
-                client_host=client_host(peer_host, head.headers, self.trusted_proxies),
+                client_host=client_host(_peer_host(stream), head.headers, self.trusted_proxies),
                 host_header=host_values[0].decode("latin-1") if host_values else "",
-                heartbeat=self.heartbeat,
+                limits=self.limits,
             )
         finally:
             self._websockets -= 1
@@ -175,20 +219,30 @@ class Door:
         # The annotation asks for an SSLStream; what it uses is receive_some, send_all, aclose and `socket`.
         served = cast("trio.SSLStream[trio.SocketStream]", lent)
         app = ASGIWrapper(cast("ASGIFramework", self.app))
-        with trio.move_on_after(HTTP_TIMEOUT_S):
-            await TCPServer(app, self._hypercorn, self._context, {}, served)
+        self._http.add(lent)
+        try:
+            with trio.move_on_after(HTTP_TIMEOUT_S):
+                await TCPServer(app, self._hypercorn, self._context, {}, served)
+        finally:
+            self._http.discard(lent)
+
+
+def _peer_host(stream: AnyStream) -> str:
+    """Raises OSError if the peer is gone already."""
+    host: str = tcp_socket(stream).getpeername()[0]
+    return host
 
 
 async def _read_head(stream: AnyStream, timeout_s: float) -> Head | None:
     """The first request's head; None if nothing came. Raises _Refused for what is no HTTP, too large or too slow."""
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
-    raw = b""
+    size_bytes = 0
     with trio.move_on_after(timeout_s):
         while True:
             data = bytes(await stream.receive_some(MAX_HEAD_BYTES))
             if not data:
                 return None
-            raw += data
+            size_bytes += len(data)
             try:
                 parser.receive_data(data)
                 event = parser.next_event()
@@ -199,10 +253,9 @@ async def _read_head(stream: AnyStream, timeout_s: float) -> Head | None:
             if isinstance(event, h11.Request):
                 headers = [(bytes(name), bytes(value)) for name, value in event.headers]
                 rest = bytes(parser.trailing_data[0])
-                raw = raw[: len(raw) - len(rest)]
-                if len(raw) > MAX_HEAD_BYTES:
+                if size_bytes - len(rest) > MAX_HEAD_BYTES:
                     raise _too_large()
-                return Head(bytes(event.method), bytes(event.target), headers, raw, rest)
+                return Head(bytes(event.method), bytes(event.target), headers, rest)
     raise _Refused("408 Request Timeout", "The request took too long.")
 
 
@@ -210,12 +263,13 @@ def _check_upgrade(head: Head) -> None:
     """Raises _Refused for a WebSocket handshake that cannot succeed (RFC 6455 section 4.2.1)."""
     if head.method != b"GET":
         raise _Refused("405 Method Not Allowed", "A WebSocket is opened with GET.", "Allow: GET")
-    if not any(b"upgrade" in value.lower() for value in head.values(b"connection")):
+    if b"upgrade" not in head.tokens(b"connection"):
         raise _Refused("400 Bad Request", "Connection: Upgrade is missing.")
     if head.values(b"sec-websocket-version") != [b"13"]:
         raise _Refused("426 Upgrade Required", "WebSocket version 13 is spoken here.", "Sec-WebSocket-Version: 13")
-    if len(head.values(b"sec-websocket-key")) != 1:
-        raise _Refused("400 Bad Request", "Sec-WebSocket-Key is missing.")
+    keys = head.values(b"sec-websocket-key")
+    if len(keys) != 1 or not _KEY.fullmatch(keys[0]):
+        raise _Refused("400 Bad Request", "Sec-WebSocket-Key must be 16 bytes in base64.")
 
 
 def _too_large() -> _Refused:
@@ -234,6 +288,8 @@ def _plain_request(head: Head) -> bytes:
         raise _Refused("505 HTTP Version Not Supported", "HTTP/1.1 is spoken here.")
     lines = [head.method + b" " + head.target + b" HTTP/1.1"]
     lines += [name + b": " + value for name, value in head.headers if name not in _NOT_PASSED_ON]
+    if not head.values(b"host"):
+        lines.append(b"host: localhost")  # HTTP/1.0, which load balancers' probes speak, has none
     return b"\r\n".join([*lines, b"connection: close", b"", b""])
 
 

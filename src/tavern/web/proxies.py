@@ -36,6 +36,12 @@ def client_host(peer_host: str, headers: Headers, trusted_proxies: Sequence[IPNe
     return str(client)
 
 
+def is_trusted(host: str, trusted_proxies: Sequence[IPNetwork]) -> bool:
+    """Whether connections from this address are a trusted proxy's."""
+    address = _address(host)
+    return address is not None and _is_trusted(address, trusted_proxies)
+
+
 def _forwarded_for(headers: Headers) -> list[IPAddress | None]:
     """The chain, nearest last; None for an entry that is no address."""
     values = (value.decode("latin-1") for name, value in headers if name == b"x-forwarded-for")

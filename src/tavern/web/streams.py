@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -23,21 +24,28 @@ class LentStream(trio.abc.Stream):
 
     def __init__(self, stream: AnyStream, head: bytes, *, send_timeout_s: float) -> None:
         self._stream = stream
-        self._start = head
+        self._head = head
+        self._rest = b""
         self._released = trio.Event()
+        self._refuse: Callable[[bytes], bool] | None = None
         self._discarding = False
         self._send_timeout_s = send_timeout_s
         self._closed = False
         self._receiving: trio.CancelScope | None = None
+        self._sending: trio.CancelScope | None = None
         self.socket: trio.socket.SocketType = tcp_socket(stream)
 
-    def release(self, rest: bytes) -> None:
-        """The library reads on: `rest`, which was read along with the head, then what arrives."""
-        self._start += rest
+    def release(self, rest: bytes, refuse: Callable[[bytes], bool]) -> None:
+        """The library reads on: `rest`, which was read along with the head, then what arrives.
+
+        `refuse` sees it all first. Once it says True, that and everything after it is discarded.
+        """
+        self._rest = rest
+        self._refuse = refuse
         self._released.set()
 
     def discard_rest(self) -> None:
-        """The library reads on, and finds nothing but the stream's end, whatever arrives before."""
+        """After the head the library finds nothing but the stream's end, whatever arrives before."""
         self._discarding = True
         self._released.set()
 
@@ -49,16 +57,23 @@ class LentStream(trio.abc.Stream):
     async def _receive_some(self, max_bytes: int | None) -> bytes:
         if self._closed:
             raise trio.ClosedResourceError
-        if not self._start:
-            await self._released.wait()
-        if self._start:
+        if self._head:
             await trio.lowlevel.checkpoint()
-            size = len(self._start) if max_bytes is None else max_bytes
-            data, self._start = self._start[:size], self._start[size:]
+            data, self._head = self._head[:max_bytes], self._head[max_bytes or len(self._head) :]
             return data
-        while data := bytes(await self._stream.receive_some(max_bytes)):
+        await self._released.wait()
+        while data := await self._read(max_bytes):
+            if self._refuse is not None and self._refuse(data):
+                self._discarding = True
             if not self._discarding:
                 break
+        return data
+
+    async def _read(self, max_bytes: int | None) -> bytes:
+        if not self._rest:
+            return bytes(await self._stream.receive_some(max_bytes))
+        await trio.lowlevel.checkpoint()
+        data, self._rest = self._rest[:max_bytes], self._rest[max_bytes or len(self._rest) :]
         return data
 
     async def send_all(self, data: Any) -> None:
@@ -67,11 +82,18 @@ class LentStream(trio.abc.Stream):
             # With a checkpoint: hypercorn goes on sending to a peer that died, and would freeze the event loop.
             await trio.lowlevel.checkpoint()
             raise trio.ClosedResourceError
-        with trio.move_on_after(self._send_timeout_s) as deadline:
+        with trio.move_on_after(self._send_timeout_s) as self._sending:
             await self._stream.send_all(data)
-        if deadline.cancelled_caught:
+        if self._sending.cancelled_caught:
             self._closed = True
             raise trio.BrokenResourceError("the peer does not read")
+
+    def abort(self) -> None:
+        """Whoever sends or receives is woken with an error, also behind a shield, as hypercorn puts around sending."""
+        self._closed = True
+        for scope in (self._receiving, self._sending):
+            if scope is not None:
+                scope.cancel()
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()
