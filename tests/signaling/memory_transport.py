@@ -17,6 +17,7 @@ class MemoryTransport:
         self.client_host = client_host
         self.host_header = host_header
         self.closed: tuple[int, str] | None = None
+        self.congested = False
         self._to_server, self._from_client = trio.open_memory_channel[str | bytes](1000)
         self._to_client, self._from_server = trio.open_memory_channel[dict[str, Any]](1000)
 

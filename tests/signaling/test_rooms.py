@@ -241,6 +241,20 @@ def test_one_is_in_one_place_only(presence: Presence) -> None:
     assert ("legacy", "r") not in presence.rooms
 
 
+def test_rejoining_a_full_channel_under_another_key_counts_oneself_as_gone(presence: Presence) -> None:
+    peers = joined(presence, *"abcdefgh")
+    presence.join_channel(peers[0], "t", "c", identity("z"))
+    assert len(presence.channel_members("t", "c")) == MAX_MEMBERS
+
+
+def test_rejoining_a_full_legacy_room_answers_again(presence: Presence) -> None:
+    peers = [Peer(str(number)) for number in range(MAX_MEMBERS)]
+    for peer in peers:
+        presence.join_room(peer, "r", None)
+    [(_, message)] = sent(presence.join_room(peers[0], "r", None))
+    assert len(message["peers"]) == MAX_MEMBERS - 1
+
+
 KEYS = st.sampled_from([f"k{number}" for number in range(14)])
 PEERS = st.integers(0, 13)
 CHANNELS = st.sampled_from(["c1", "c2"])

@@ -14,7 +14,7 @@ import trio.testing
 from tavern.metrics import Metrics
 from tavern.signaling.limits import AddressLimit
 from tavern.signaling.registry import Registry
-from tavern.signaling.session import Signaling
+from tavern.signaling.session import MAX_WRITES, Signaling
 from tavern.store.base import ChannelRecord, StoreBusy, TavernRecord, WriteFailed
 from tavern.store.memory import MemoryStore
 from tests.signaling.memory_transport import MemoryTransport
@@ -304,3 +304,95 @@ async def test_peers_and_taverns_are_counted_for_the_metrics(lab: Lab) -> None:
     await trio.testing.wait_all_tasks_blocked()
     assert lab.registry.metrics.connected_peers == 1
     assert lab.registry.presence.active_taverns() == 0
+
+
+class SlowStore(MemoryStore):
+    """A store whose disk takes its time: writes wait until the test lets them go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = trio.Event()
+
+    async def create_tavern(self, tavern: TavernRecord, channels: tuple[ChannelRecord, ...]) -> None:
+        await self.go.wait()
+        await super().create_tavern(tavern, channels)
+
+
+async def test_who_waits_for_the_disk_is_answered_in_all_else_and_may_leave_at_once() -> None:
+    async with trio.open_nursery() as nursery:
+        store = SlowStore()
+        lab = Lab(nursery, store)
+        await nursery.start(lab.registry.run)
+        alice, bob = lab.connect(), lab.connect()
+        for client in (alice, bob):
+            client.say({"type": "join", "room": "den"})
+            await client.hear("peer-list")
+        await alice.hear("peer-joined")
+        bob.say({"type": "create-tavern", "name": "One"})
+        bob.say({"type": "create-tavern", "name": "Two"})
+        bob.say({"type": "get-tavern-info", "tavernId": "x"})
+        assert (await bob.hear("error"))["code"] == "tavern-not-found"
+        store.go.set()
+        assert [(await bob.hear("tavern-created"))["tavern"]["name"] for _ in range(2)] == ["One", "Two"]
+        store.go = trio.Event()
+        bob.say({"type": "create-tavern", "name": "Three"})
+        await trio.testing.wait_all_tasks_blocked()
+        bob.hang_up()
+        await alice.hear("peer-left")
+        nursery.cancel_scope.cancel()
+
+
+async def test_writes_that_wait_are_bounded_for_each_connection() -> None:
+    async with trio.open_nursery() as nursery:
+        store = SlowStore()
+        lab = Lab(nursery, store)
+        client = lab.connect()
+        for _ in range(MAX_WRITES + 1):
+            client.say({"type": "create-tavern", "name": "Pony"})
+        assert (await client.hear("error"))["code"] == "store-unavailable"
+        store.go.set()
+        for _ in range(MAX_WRITES):
+            await client.hear("tavern-created")
+        await lab.tavern(client)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_target_that_reads_slowly_costs_the_sender_and_is_not_closed_for_it(lab: Lab) -> None:
+    tavern = await lab.tavern(lab.connect())
+    alice, bob, carol = [await lab.join(tavern, key) for key in "abc"]
+    await alice.hear("peer-joined-channel")
+    await alice.hear("peer-joined-channel")
+    await bob.hear("peer-joined-channel")
+    bob.congested = True
+    alice.say({"type": "offer", "sdp": "v=0", "target": "b"})
+    assert (await alice.hear("error"))["code"] == "target-busy"
+    alice.say({"type": "offer", "sdp": "v=0"})
+    assert (await alice.hear("error"))["code"] == "target-busy"
+    await carol.hear("offer")
+    assert bob.heard_nothing()
+    assert bob.closed is None
+
+
+async def test_the_log_tells_of_what_happened_only(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    client = lab.connect()
+    tavern = await lab.tavern(client)
+    channel_id = tavern["channels"][0]["id"]
+    client.say({"type": "leave-channel", "tavernId": tavern["id"], "channelId": channel_id})
+    client.say(join(tavern, "a"))
+    await client.hear("channel-joined")
+    assert "left-channel" not in caplog.text
+    client.say({"type": "leave-channel", "tavernId": tavern["id"], "channelId": channel_id})
+    await lab.tavern(client)
+    assert caplog.text.count("left-channel") == 1
+
+
+async def test_the_create_limit_counts_an_ipv6_network_as_one_client(autojump_clock: trio.testing.MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        lab = Lab(nursery, MemoryStore(), creates=1)
+        await lab.tavern(lab.connect("2001:db8:1:2::1"))
+        neighbour = lab.connect("2001:db8:1:2:3::9")
+        neighbour.say({"type": "create-tavern", "name": "Pony"})
+        assert (await neighbour.hear("error"))["code"] == "rate-limited"
+        await lab.tavern(lab.connect("2001:db8:1:3::1"))
+        nursery.cancel_scope.cancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -31,6 +31,8 @@ from tavern.signaling.messages import Identity, encode
 ANSWER_TIMEOUT_S = 10.0
 MAX_EVENTS = 1024
 """Undelivered events that are kept. A bot that reads none for longer than that is told so (`ConnectionLost`)."""
+
+_CODES_OF_WHAT_IS_NOT_ANSWERED = frozenset({"target-not-found", "target-busy", "not-in-room", "identity-in-use"})
 
 _T = TypeVar("_T", bound=Event)
 
@@ -76,7 +78,7 @@ async def open_client(url: str, *, ssl_context: ssl.SSLContext | None = None) ->
 class _Request:
     """What one request waits for."""
 
-    kind: type[Any]
+    answers: Callable[[Event], bool]
     answered: trio.Event = attrs.field(factory=trio.Event)
     answer: Event | None = None
 
@@ -107,7 +109,11 @@ class Client:
 
     async def create_channel(self, tavern_id: str, name: str) -> Channel:
         message = {"type": "create-channel", "tavernId": tavern_id, "name": name}
-        return (await self._ask(message, ChannelCreated)).channel
+        # Everybody in the tavern is told of every channel: another one's is not the answer.
+        created = await self._ask(
+            message, ChannelCreated, lambda event: (event.tavernId, event.channel.name) == (tavern_id, name)
+        )
+        return created.channel
 
     async def join_channel(self, tavern_id: str, channel_id: str, identity: Identity) -> ChannelJoined:
         message = {"type": "join-channel", "tavernId": tavern_id, "channelId": channel_id}
@@ -155,11 +161,13 @@ class Client:
             assert self._lost is not None
             raise self._lost from None
 
-    async def _ask(self, message: dict[str, Any], kind: type[_T]) -> _T:
+    async def _ask(
+        self, message: dict[str, Any], kind: type[_T], matches: Callable[[_T], bool] = lambda _event: True
+    ) -> _T:
         async with self._asking:
             if self._lost is not None:
                 raise self._lost
-            request = self._request = _Request(kind)
+            request = self._request = _Request(lambda event: isinstance(event, kind) and matches(event))
             try:
                 with trio.fail_after(ANSWER_TIMEOUT_S):
                     await self.send(message)
@@ -193,11 +201,16 @@ class Client:
 
     def _deliver(self, event: Event) -> None:
         request = self._request
-        if request is not None and request.answer is None and isinstance(event, (request.kind, ErrorReceived)):
+        if request is not None and request.answer is None and (_may_refuse(event) or request.answers(event)):
             request.answer = event
             request.answered.set()
         else:
             self._events_in.send_nowait(event)
+
+
+def _may_refuse(event: Event) -> bool:
+    """Whether this is an error that may answer a request; those of offers and the like answer what nobody waits for."""
+    return isinstance(event, ErrorReceived) and event.code not in _CODES_OF_WHAT_IS_NOT_ANSWERED
 
 
 def _lost(closed: ConnectionClosed) -> ConnectionLost:

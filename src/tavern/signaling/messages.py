@@ -27,6 +27,7 @@ Code = Literal[
     "channel-full",
     "room-full",
     "target-not-found",
+    "target-busy",
     "not-in-room",
     "rate-limited",
     "identity-in-use",
@@ -64,6 +65,10 @@ def room_full() -> SignalingError:
 
 def target_not_found() -> SignalingError:
     return SignalingError("target-not-found", "Target peer not found in channel")
+
+
+def target_busy() -> SignalingError:
+    return SignalingError("target-busy", "Target peer does not read fast enough")
 
 
 def not_in_room() -> SignalingError:

@@ -15,6 +15,7 @@ from tavern.errors import RemoteError
 from tavern.logs import log_event
 from tavern.metrics import Metrics
 from tavern.signaling import messages
+from tavern.signaling.messages import Relayed
 from tavern.signaling.rooms import (
     Close,
     Deliver,
@@ -82,15 +83,19 @@ class Registry:
         with suppress(RoomFailed):  # the room's task has it
             self.act(room, lambda: self.presence.disconnect(peer))
 
-    def act(self, room: Room | None, decide: Callable[[], Effects]) -> None:
+    def act(self, room: Room | None, decide: Callable[[], Effects]) -> bool:
         """Decide and execute, at once and without a checkpoint, so that nothing comes between.
+
+        Returns whether there was anything to do.
 
         Raises RemoteError (their fault) as it comes. Our own bug becomes the room's: its task ends with the error,
         and RoomFailed is raised here. Outside of a room it is the connection's, and raised as it is.
         """
         try:
-            for effect in decide():
+            effects = decide()
+            for effect in effects:
                 self._execute(effect)
+            return bool(effects)
         except RemoteError:
             raise
         except Exception as error:  # the wall of the room
@@ -100,6 +105,22 @@ class Registry:
             supervision.error = supervision.error or error
             supervision.over.set()
             raise RoomFailed(str(room)) from error
+
+    def relay(self, peer: Peer, message: Relayed) -> None:
+        """Passes an offer, answer or candidate on. Raises what `act` raises, and SignalingError (`target-busy`) where
+        a target reads more slowly than it is sent to: whoever sends must not be able to have it closed for that.
+        """
+        busy: list[Peer] = []
+
+        def decide() -> Effects:
+            delivery = self.presence.relay(peer, message)
+            busy.extend(target for target in delivery.recipients if target.outlet.congested)
+            reached = tuple(target for target in delivery.recipients if target not in busy)
+            return [Deliver(reached, delivery.message)]
+
+        self.act(peer.place.room if peer.place else None, decide)
+        if busy:
+            raise messages.target_busy()
 
     def broadcast(self, tavern_id: str, message: dict[str, Any]) -> tuple[Peer, ...]:
         """Send to every peer in the tavern's channels; answers who that was."""

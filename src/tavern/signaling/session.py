@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import attrs
@@ -48,6 +48,11 @@ from tavern.store.base import (
 
 _log = logging.getLogger("tavern.signaling")
 
+MAX_WRITES = 8
+"""Waiting for the disk, per connection. A client waits for its answer before it asks again."""
+
+_M = TypeVar("_M", CreateTavern, CreateChannel)
+
 IceServers = Callable[[str, str], dict[str, Any]]
 """`(host_header, peer_id)` to the `ice-servers` message for that peer."""
 
@@ -69,34 +74,46 @@ class Signaling:
         Our own bugs are raised, for the connection's wall. Cancelled, it leaves as well.
         """
         peer = self.registry.connect(transport)
-        session = Session(self, transport, peer)
         log_event(_log, logging.INFO, "peer-connected", peer=peer.peer_id, client=transport.client_host)
         try:
-            while True:
-                await session.handle(await transport.receive())
-        except ConnectionEnded as ended:
-            log_event(_log, logging.INFO, "peer-disconnected", peer=peer.peer_id, reason=ended)
-        except RoomFailed:
-            # Its members are closed by the room's wall; this one may not have become a member yet.
-            transport.close(CLOSE_INTERNAL_ERROR, "internal error")
+            async with trio.open_nursery() as nursery:
+                await self._converse(Session(self, transport, peer, nursery), transport)
+                nursery.cancel_scope.cancel()
         finally:
             self.registry.disconnect(peer)
 
+    async def _converse(self, session: Session, transport: Transport) -> None:
+        try:
+            while True:
+                session.handle(await transport.receive())
+        except ConnectionEnded as ended:
+            log_event(_log, logging.INFO, "peer-disconnected", peer=session.peer.peer_id, reason=ended)
+        except RoomFailed:
+            # Its members are closed by the room's wall; this one may not have become a member yet.
+            transport.close(CLOSE_INTERNAL_ERROR, "internal error")
+
 
 class Session:
-    """One client's side of the protocol."""
+    """One client's side of the protocol.
 
-    def __init__(self, signaling: Signaling, transport: Transport, peer: Peer) -> None:
+    All is answered at once, but what waits for the disk: that is done in `nursery`, one after the other, so that
+    meanwhile pings are answered and the connection's end is seen.
+    """
+
+    def __init__(self, signaling: Signaling, transport: Transport, peer: Peer, nursery: trio.Nursery) -> None:
+        self.peer = peer
+        self._nursery = nursery
+        self._writing = trio.Lock()
+        self._writes = 0
         self._signaling = signaling
         self._registry = signaling.registry
         self._presence = signaling.registry.presence
         self._store = signaling.store
         self._transport = transport
-        self._peer = peer
         self._messages = WindowLimit(signaling.rate_messages, window_s=1.0)
         self._violations = Violations()
 
-    async def handle(self, data: str | bytes) -> None:
+    def handle(self, data: str | bytes) -> None:
         """Answers one message: what it asks for, or an `error`. Raises RoomFailed, and our own bugs."""
         now = trio.current_time()
         self._registry.metrics.messages.count(now)
@@ -105,25 +122,28 @@ class Session:
             return
         try:
             message = messages.parse_message(data)
-            log_event(_log, TRACE, "message", peer=self._peer.peer_id, type=type(message).__name__)
-            await self._dispatch(message, now)
+            log_event(_log, TRACE, "message", peer=self.peer.peer_id, type=type(message).__name__)
+            self._dispatch(message, now)
         except SignalingError as error:
-            log_event(_log, logging.DEBUG, "refused", peer=self._peer.peer_id, code=error.code, message=error.message)
-            self._send(messages.error_message(error))
+            self._refuse(error)
 
-    async def _dispatch(self, message: Message, now: float) -> None:
-        peer = self._peer
+    def _dispatch(self, message: Message, now: float) -> None:
+        peer = self.peer
         match message:
             case Offer() | Answer() | IceCandidate():
-                self._act(lambda: [self._presence.relay(peer, message)])
+                self._registry.relay(peer, message)
             case JoinChannel():
                 self._join_channel(message)
             case LeaveChannel():
+                place = peer.place
                 self._act(lambda: self._presence.leave_channel(peer, message.tavernId, message.channelId))
-                self._log_life("left-channel", tavern=message.tavernId, channel=message.channelId)
+                if peer.place is not place:
+                    self._log_life("left-channel", tavern=message.tavernId, channel=message.channelId)
             case UpdateIdentity():
+                known = peer.identity
                 self._act(lambda: self._presence.update_identity(peer, message.identity))
-                self._log_life("identity-updated", key=message.identity.publicKeyHex)
+                if peer.identity is not known:
+                    self._log_life("identity-updated", key=message.identity.publicKeyHex)
             case Join():
                 self._act(lambda: self._presence.join_room(peer, message.room, message.identity))
                 self._log_life("joined-room", room=message.room)
@@ -132,12 +152,15 @@ class Session:
             case GetIceServers():
                 self._send(self._signaling.ice_servers(self._transport.host_header, peer.peer_id))
             case CreateTavern():
-                await self._create_tavern(message, now)
+                if self._signaling.create_limit.allow(source_key(self._transport.client_host), now):
+                    self._start_writing(self._create_tavern, message)
+                else:
+                    self._violate(now)
             case CreateChannel():
-                await self._create_channel(message)
+                self._start_writing(self._create_channel, message)
 
     def _act(self, decide: Callable[[], Any]) -> None:
-        self._registry.act(self._peer.place.room if self._peer.place else None, decide)
+        self._registry.act(self.peer.place.room if self.peer.place else None, decide)
 
     def _join_channel(self, message: JoinChannel) -> None:
         if self._store.tavern(message.tavernId) is None:
@@ -147,18 +170,31 @@ class Session:
         room = self._presence.rooms.get(("tavern", message.tavernId))
         self._registry.act(
             room,
-            lambda: self._presence.join_channel(self._peer, message.tavernId, message.channelId, message.identity),
+            lambda: self._presence.join_channel(self.peer, message.tavernId, message.channelId, message.identity),
         )
         self._log_life(
             "joined-channel", tavern=message.tavernId, channel=message.channelId, key=message.identity.publicKeyHex
         )
 
-    async def _create_tavern(self, message: CreateTavern, now: float) -> None:
-        if not self._signaling.create_limit.allow(source_key(self._transport.client_host), now):
-            self._violate(now)
-            return
+    def _start_writing(self, write: Callable[[_M], Awaitable[None]], message: _M) -> None:
+        if self._writes >= MAX_WRITES:
+            raise SignalingError("store-unavailable", "Too many requests are waiting to be stored")
+        self._writes += 1
+        self._nursery.start_soon(self._write, write, message)
+
+    async def _write(self, write: Callable[[_M], Awaitable[None]], message: _M) -> None:
+        try:
+            async with self._writing:  # first come, first served
+                with _store_errors():
+                    await write(message)
+        except SignalingError as error:
+            self._refuse(error)
+        finally:
+            self._writes -= 1
+
+    async def _create_tavern(self, message: CreateTavern) -> None:
         created_at = iso_utc(time.time())
-        identity = self._peer.identity
+        identity = self.peer.identity
         tavern = TavernRecord(
             id=str(uuid4()),
             name=message.name,
@@ -168,8 +204,7 @@ class Session:
             created_at=created_at,
         )
         channel = ChannelRecord(id=str(uuid4()), tavern_id=tavern.id, name="General", created_at=created_at)
-        with _store_errors():
-            await self._store.create_tavern(tavern, (channel,))
+        await self._store.create_tavern(tavern, (channel,))
         self._log_life("created-tavern", tavern=tavern.id)
         self._send({"type": "tavern-created", "tavern": self._tavern_object(tavern.id)})
 
@@ -177,13 +212,12 @@ class Session:
         record = ChannelRecord(
             id=str(uuid4()), tavern_id=message.tavernId, name=message.name, created_at=iso_utc(time.time())
         )
-        with _store_errors():
-            await self._store.create_channel(record)
+        await self._store.create_channel(record)
         channel = {"id": record.id, "name": record.name, "peers": []}
         created = {"type": "channel-created", "tavernId": message.tavernId, "channel": channel}
         told = self._registry.broadcast(message.tavernId, created)
         # Existing clients append every channel-created that they get: the sender gets it once.
-        if self._peer not in told:
+        if self.peer not in told:
             self._send(created)
         self._log_life("created-channel", tavern=message.tavernId, channel=record.id)
 
@@ -204,14 +238,18 @@ class Session:
     def _send(self, message: dict[str, Any]) -> None:
         self._transport.send(messages.encode(message))
 
+    def _refuse(self, error: SignalingError) -> None:
+        log_event(_log, logging.DEBUG, "refused", peer=self.peer.peer_id, code=error.code, message=error.message)
+        self._send(messages.error_message(error))
+
     def _violate(self, now: float) -> None:
         self._send(messages.error_message(messages.rate_limited()))
         if self._violations.too_many(now):
-            log_event(_log, logging.INFO, "rate-limited", peer=self._peer.peer_id, client=self._transport.client_host)
+            log_event(_log, logging.INFO, "rate-limited", peer=self.peer.peer_id, client=self._transport.client_host)
             self._transport.close(CLOSE_POLICY_VIOLATION, "rate-limited")
 
     def _log_life(self, event: str, **fields: object) -> None:
-        log_event(_log, logging.INFO, event, peer=self._peer.peer_id, **fields)
+        log_event(_log, logging.INFO, event, peer=self.peer.peer_id, **fields)
 
 
 @contextmanager

@@ -22,6 +22,10 @@ class Transport(Protocol):
     def host_header(self) -> str:
         """The Host that the client asked for, as sent."""
 
+    @property
+    def congested(self) -> bool:
+        """Whether half of what may wait for this client is waiting: it reads, but slower than it is sent to."""
+
     async def receive(self) -> str | bytes:
         """The next message. Raises ConnectionEnded after either side closed. A checkpoint; cancelling loses nothing."""
 
