@@ -30,11 +30,14 @@ from tavern.store.sqlite import open_sqlite_store
 from tavern.web.asgi import Health, make_app
 from tavern.web.door import Door
 from tavern.web.listeners import open_listeners
-from tavern.web.websocket import Heartbeat
+from tavern.web.websocket import WebSocketLimits
 
 DRAIN_S = 3.0
 """For telling everybody and flushing what was queued. With the store's own limit, below compose's stop_grace_period."""
 CREATE_WINDOW_S = 60.0
+FRAMES_PER_S = 200
+FRAMES_PER_MESSAGE = 4
+"""A browser sends a message in one frame and answers our pings; libraries that split messages do so rarely."""
 
 _log = logging.getLogger("tavern.app")
 
@@ -59,35 +62,79 @@ async def serve(
     `announce` gets the lines that say what is open where, once everything is. Raises SettingsError and StartupError
     before that. The outermost nursery lives longest: store, relay, rooms, connections, listeners.
     """
-    decisions = await decide(settings, environment)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with open_store(decisions) as store, _supervised("relay") as relay_nursery:
-            relay = Relay(_relay_config(settings, decisions))
-            stun = await relay_nursery.start(relay.run)
-            server = _Server(settings, store, relay, turn_port=stun[0][1])
-            async with _supervised("rooms") as rooms_nursery:
-                await rooms_nursery.start(server.registry.run)
-                async with _supervised("connections") as connections:
-                    door = server.make_door(decisions)
-                    async with _supervised("listeners") as listeners_nursery:
-                        listeners = await open_listeners(settings.hosts, settings.port)
-                        listening = tuple(listener.socket.getsockname()[:2] for listener in listeners)
-                        listeners_nursery.start_soon(
-                            partial(trio.serve_listeners, door.handle, listeners, handler_nursery=connections)
-                        )
-                        running = Running(listening, stun)
-                        for line in announcement(settings, decisions, running.http, running.stun):
-                            announce(line)
-                        task_status.started(running)
-                        log_event(_log, logging.INFO, "started")
-                        await anext(signals)
-                        log_event(_log, logging.INFO, "draining", peers=server.metrics.connected_peers)
-                        server.draining = True
-                    connections.start_soon(_cancel_at_second_signal, signals, connections.cancel_scope)
-                    server.registry.drain()
-                    with trio.move_on_after(DRAIN_S):
-                        await door.wait_no_websockets()
+        async with _supervised("signals") as nursery:
+            shutdown = _Shutdown()
+            nursery.start_soon(shutdown.watch, signals)
+            with shutdown.deciding:
+                decisions = await decide(settings, environment)
+                await _run(settings, decisions, announce, shutdown, task_status)
     log_event(_log, logging.INFO, "stopped")
+
+
+@attrs.define(eq=False)
+class _Shutdown:
+    """What signals ask for: the first to stop, any further one to stop at once."""
+
+    requested: trio.Event = attrs.field(factory=trio.Event)
+    deciding: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    """Cancelled by a signal that comes before anything is open."""
+    at_once: Callable[[], None] | None = None
+    """Set once something is open that can be stopped less politely."""
+
+    async def watch(self, signals: AsyncIterator[int]) -> None:
+        async for _ in signals:
+            if self.at_once is None:
+                self.deciding.cancel()
+            elif self.requested.is_set():
+                log_event(_log, logging.WARNING, "another signal: ending at once")
+                self.at_once()
+            self.requested.set()
+
+
+async def _run(
+    settings: Settings,
+    decisions: Decisions,
+    announce: Callable[[str], None],
+    shutdown: _Shutdown,
+    task_status: trio.TaskStatus[Running],
+) -> None:
+    async with open_store(decisions) as store, _supervised("relay") as relay_nursery:
+        relay = Relay(_relay_config(settings, decisions))
+        stun = await relay_nursery.start(relay.run)
+        server = _Server(settings, store, relay, turn_port=stun[0][1])
+        async with _supervised("rooms") as rooms_nursery:
+            await rooms_nursery.start(server.registry.run)
+            async with _supervised("connections") as connections, _supervised("listeners") as listeners_nursery:
+                door = server.make_door(decisions)
+                listeners = await open_listeners(settings.hosts, settings.port)
+                listening = tuple(listener.socket.getsockname()[:2] for listener in listeners)
+                listeners_nursery.start_soon(
+                    partial(trio.serve_listeners, door.handle, listeners, handler_nursery=connections)
+                )
+
+                def at_once() -> None:
+                    connections.cancel_scope.cancel()
+                    door.abort()
+
+                shutdown.at_once = at_once
+                for line in announcement(settings, decisions, listening, stun):
+                    announce(line)
+                task_status.started(Running(listening, stun))
+                log_event(_log, logging.INFO, "started")
+                await shutdown.requested.wait()
+                log_event(_log, logging.INFO, "draining", peers=server.metrics.connected_peers)
+                await _drain(server, door)
+                at_once()
+
+
+async def _drain(server: _Server, door: Door) -> None:
+    """`/health` says 503, no WebSocket is accepted, everybody is told and closed, or DRAIN_S have passed."""
+    server.draining = True
+    door.drain()
+    server.registry.drain()
+    with trio.move_on_after(DRAIN_S):
+        await door.wait_no_websockets()
 
 
 @asynccontextmanager
@@ -97,12 +144,6 @@ async def _supervised(name: str) -> AsyncIterator[trio.Nursery]:
         yield nursery
         log_event(_log, logging.DEBUG, "ending", layer=name)
         nursery.cancel_scope.cancel()
-
-
-async def _cancel_at_second_signal(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
-    await anext(signals)
-    log_event(_log, logging.WARNING, "second signal: ending at once")
-    scope.cancel()
 
 
 @asynccontextmanager
@@ -135,13 +176,18 @@ class _Server:
         )
 
     def make_door(self, decisions: Decisions) -> Door:
+        settings = self._settings
         health = Health(lambda: self.draining, self._store.tavern_count, self._metrics_answer)
         return Door(
             app=make_app(health),
             serve_peer=self._serve_peer,
             metrics=self.metrics,
-            heartbeat=Heartbeat(self._settings.heartbeat_interval_s, self._settings.heartbeat_timeout_s),
-            trusted_proxies=self._settings.trusted_proxies,
+            limits=WebSocketLimits(
+                ping_interval_s=settings.heartbeat_interval_s,
+                pong_timeout_s=settings.heartbeat_timeout_s,
+                frames_per_s=FRAMES_PER_S + FRAMES_PER_MESSAGE * settings.rate_messages,
+            ),
+            trusted_proxies=settings.trusted_proxies,
             max_connections=decisions.max_connections,
             tls=decisions.tls,
         )
