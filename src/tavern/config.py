@@ -61,19 +61,34 @@ def _one_of(*choices: str) -> Parser:
     return parse
 
 
+def _names_no_machine(address: IPAddress) -> bool:
+    """Whether it stands for many machines: nobody has it, and nobody can be sent there."""
+    return address.is_multicast or str(address) == "255.255.255.255"
+
+
 def _listen_host(text: str) -> tuple[str, ...]:
+    allowed = "must be one IP address to listen on, or empty for all interfaces"
     try:
-        return (str(parse_address(text)),)
+        address = parse_address(text)
     except ValueError:
-        raise ValueError("must be one IP address to listen on, or empty for all interfaces") from None
+        raise ValueError(allowed) from None
+    if _names_no_machine(address):
+        raise ValueError(f"{allowed}; no machine has this one")
+    return (str(address),)
 
 
 def _domain(text: str) -> str:
     name = text.lower().removesuffix(".")
     try:
-        return str(parse_address(name))
+        address = parse_address(name)
     except ValueError:
-        pass
+        return _host_name(name)
+    if address.is_unspecified or _names_no_machine(address):
+        raise ValueError("must be a host name, or an address that people can reach this server at")
+    return str(address)
+
+
+def _host_name(name: str) -> str:
     label = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?"
     if len(name) > 253 or not re.fullmatch(rf"{label}(\.{label})*", name):
         raise ValueError("must be a host name such as tavern.example.com (no https://, no port, no path)")
@@ -95,7 +110,7 @@ def _external_addresses(text: str) -> tuple[IPAddress, ...]:
         raise ValueError(allowed) from None
     if len({address.version for address in addresses}) != len(addresses) or not addresses:
         raise ValueError(allowed)
-    if any(address.is_unspecified or address.is_multicast for address in addresses):
+    if any(address.is_unspecified or _names_no_machine(address) for address in addresses):
         raise ValueError(f"{allowed}, which clients can send to")
     return addresses
 
@@ -118,7 +133,10 @@ def _secret(text: str) -> str:
 
 
 def _path(text: str) -> Path:
-    path = Path(text).expanduser()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise ValueError("must be the path of a file; whose home directory ~ stands for is unknown here") from None
     if "\0" in text or not path.name:
         raise ValueError("must be the path of a file")
     return path
