@@ -146,6 +146,37 @@ def test_7_2_quota_486_and_it_comes_back(world: World) -> None:
     world.client(4102).allocate()
 
 
+def test_7_2_a_new_credential_is_no_new_quota(world: World) -> None:
+    for n in range(5):
+        world.tick(1)
+        world.client(4000 + n).allocate()
+    world.tick(1)
+    assert world.client(4100).error(Method.ALLOCATE, UDP) == 486
+    world.client(4101, "203.0.113.8").allocate()
+    usernames = {allocation.username for allocation in world.server.allocations}
+    assert len(usernames) == 6
+
+
+def test_7_2_a_username_without_an_id_has_a_quota_too(world: World) -> None:
+    for n in range(5):
+        world.client(4000 + n, user="").allocate()
+    assert world.client(4100, user="").error(Method.ALLOCATE, UDP) == 486
+
+
+def test_7_2_a_quota_is_counted_by_ipv6_network(world: World) -> None:
+    for n in range(5):
+        world.client(4000, f"2a00::{n}").allocate()
+    assert world.client(4000, "2a00::9").error(Method.ALLOCATE, UDP) == 486
+    world.client(4000, "2a00:0:0:1::9").allocate()
+
+
+def test_users_without_allocations_are_forgotten(world: World) -> None:
+    for n in range(5):
+        world.client(4000 + n, user=str(n)).allocate()
+    world.tick(600)
+    assert len(world.server.allocations._held) == 0
+
+
 def test_7_2_no_port_left_508_and_every_port_was_used(world: World) -> None:
     ports = {world.client(4000 + n, user=str(n)).allocate()[1] for n in range(10)}
     assert ports == set(range(50000, 50010))

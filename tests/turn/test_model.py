@@ -168,7 +168,14 @@ class RelayMachine(RuleBasedStateMachine):
         assert relayed == {index: (RELAY, one.port) for index, one in self.model.items()}
         assert table.ports[AddressFamily.IPV4].taken == {one.port for one in self.model.values()}
         assert {flow.relayed[1] for flow in self.world.forwarder} == {one.port for one in self.model.values()}
-        assert table.next_deadline() == min((one.expires_at for one in self.model.values()), default=None)
+        ends = [one.expires_at for one in self.model.values()]
+        deadline = self.world.server.next_deadline()
+        assert (deadline is not None and deadline <= min(ends)) if ends else deadline is None
+        for flow in self.world.forwarder:
+            assert all(one.expires_at > self.now - 30 for one in flow.permissions.values())
+            assert all(one.channel_expires_at > self.now - 30 for one in flow.channels.values())
+            assert all(one.permission in flow.permissions.values() or one.number for one in flow.peers.values())
+            assert all(flow.peers[one.address] is one for one in flow.channels.values())
         for allocation in table:
             one = self.model[allocation.five_tuple.client[1] - 4000]
             live = {str(a): p.expires_at for a, p in allocation.permissions.items() if p.expires_at > self.now}

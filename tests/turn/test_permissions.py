@@ -71,6 +71,56 @@ def test_9_expired_permissions_make_room_again_also_in_the_data_path(world: Worl
     assert revoked == set(hosts)
 
 
+def test_an_idle_clients_expired_permissions_and_channels_leave_the_data_path(world: World, client: Client) -> None:
+    assert client.error(Method.REFRESH, (AttributeType.LIFETIME, (3600).to_bytes(4, "big"))) == 0
+    flow = next(iter(world.forwarder))
+    for number in range(100):
+        assert client.bind(0x4000 + number, PEER, 5000 + number) == 0
+    assert client.permit(PEER, "9.9.2.2") == 0
+    for port in range(1, 100):
+        assert world.forwarder.from_peer(flow, b"x", ("9.9.2.2", port), world.now) is not None
+        assert world.forwarder.from_peer(flow, b"x", (PEER, 4990 + port), world.now) is not None
+    assert world.server.next_deadline() == world.now + 300
+    world.tick(300)
+    assert not flow.permissions
+    assert {address[0] for address in flow.peers} == {PEER}
+    assert len(flow.peers) == len(flow.channels) == 100
+    assert world.server.next_deadline() == world.now + 300
+    world.tick(300)
+    assert not flow.channels
+    assert not flow.peers
+    assert not next(iter(world.server.allocations)).channels
+    assert world.server.next_deadline() == world.now + 3000
+
+
+def test_a_sweep_comes_at_most_every_30_s_for_each_allocation(world: World, client: Client) -> None:
+    for _ in range(20):
+        for n in range(3):
+            world.tick(1)
+            assert client.permit(f"9.9.{n}.{world.now % 256:.0f}") == 0
+    world.tick(300 - 60 + 1)
+    sweeps = 1
+    while (deadline := world.server.next_deadline()) is not None and len(world.server.allocations):
+        assert deadline >= world.now + 30
+        world.tick(deadline - world.now)
+        sweeps += 1
+    assert sweeps == 4  # the last one ends the allocation
+    revoked = [command for command in world.commands if isinstance(command, RevokePermission)]
+    assert len(revoked) == 60
+
+
+def test_a_refreshed_permission_is_swept_when_it_has_expired_and_not_before(world: World, client: Client) -> None:
+    assert client.permit(PEER) == 0
+    world.tick(200)
+    assert client.permit(PEER) == 0
+    flow = next(iter(world.forwarder))
+    world.tick(100)
+    assert PEER in flow.permissions
+    assert world.server.next_deadline() == world.now + 200
+    world.tick(200)
+    assert not flow.permissions
+
+
 def test_12_a_channel_binds_and_permits(world: World, client: Client) -> None:
     assert client.bind(0x4000, PEER, 5000) == 0
     assert world.commands[:2] == [

@@ -12,6 +12,7 @@ DEFAULT_LIFETIME_S = 600  # RFC 8656 §3.2
 MAX_LIFETIME_S = 3600
 PERMISSION_LIFETIME_S = 300  # RFC 8656 §9
 CHANNEL_LIFETIME_S = 600  # RFC 8656 §12
+NEVER = float("inf")
 FIRST_CHANNEL = 0x4000
 # RFC 8656 §12 ends at 0x4FFF, RFC 5766 did at 0x7FFF, and clients of that age (coturn's own test client) still draw
 # from all of it. Nothing else of theirs on this five-tuple begins with these bytes, so granting them is harmless.
@@ -37,6 +38,14 @@ class Channel:
     expires_at: float
 
 
+QuotaKey = tuple[bytes, str]
+"""Who allocations are counted for: the user, and the client's address or /64.
+
+Not the username, of which everyone gets a new one whenever they ask; and with the address, since a client may
+compute the same user for everyone.
+"""
+
+
 @attrs.define(eq=False)
 class Allocation:
     """What the server granted to one five-tuple. `id` is also the flow's in the data path."""
@@ -45,6 +54,7 @@ class Allocation:
     five_tuple: FiveTuple
     username: bytes
     key: bytes = attrs.field(repr=False)
+    quota_key: QuotaKey
     family: AddressFamily
     relayed_address: SocketAddress
     expires_at: float
@@ -56,15 +66,23 @@ class Allocation:
     permissions: dict[IPAddress, Permission] = attrs.field(factory=dict)
     channels: dict[int, Channel] = attrs.field(factory=dict)
     channel_of: dict[SocketAddress, int] = attrs.field(factory=dict)
+    none_expires_before: float = NEVER
+    """No permission and no channel does."""
 
     def drop_expired(self, now: float) -> tuple[list[IPAddress], list[int]]:
         """Forgets the permissions and channels that have expired, and returns them (addresses, numbers)."""
+        if now < self.none_expires_before:
+            return [], []
         hosts = [address for address, permission in self.permissions.items() if permission.expires_at <= now]
         for address in hosts:
             del self.permissions[address]
         numbers = [number for number, channel in self.channels.items() if channel.expires_at <= now]
         for number in numbers:
             self.unbind(number)
+        self.none_expires_before = min(
+            min((permission.expires_at for permission in self.permissions.values()), default=NEVER),
+            min((channel.expires_at for channel in self.channels.values()), default=NEVER),
+        )
         return hosts, numbers
 
     def bind(self, number: int, channel: Channel) -> None:

@@ -7,10 +7,14 @@ from collections.abc import Iterator, Mapping
 
 from tavern.addresses import IPAddress, SocketAddress
 from tavern.stun.attributes import AddressFamily
-from tavern.turn.allocation import Allocation
+from tavern.turn.allocation import NEVER, Allocation, QuotaKey
 from tavern.turn.expiry import ExpiryQueue
 from tavern.turn.five_tuple import FiveTuple
 from tavern.turn.ports import PortRange
+
+# A sweep looks at all that an allocation holds, a thousand entries at most, so that it must not come for each of them.
+# Nothing waits for it: what has expired has no effect, and the allocation's next request forgets it too.
+_SWEEP_INTERVAL_S = 30
 
 
 class AllocationTable:
@@ -23,9 +27,10 @@ class AllocationTable:
         self._by_id: dict[int, Allocation] = {}
         self._by_relayed: dict[SocketAddress, Allocation] = {}
         self._by_family: Counter[AddressFamily] = Counter()
-        self._by_username: Counter[bytes] = Counter()
+        self._held: Counter[QuotaKey] = Counter()
         self._own_client_ports: Counter[int] = Counter()
         self._expiry = ExpiryQueue()
+        self._sweeps = ExpiryQueue()
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -37,9 +42,9 @@ class AllocationTable:
         """The allocation of this five-tuple."""
         return self._by_five_tuple.get(five_tuple)
 
-    def held_by(self, username: bytes) -> int:
-        """How many allocations this user has."""
-        return self._by_username[username]
+    def held_by(self, key: QuotaKey) -> int:
+        """How many allocations this user has from there."""
+        return self._held[key]
 
     def others_live(self, allocation: Allocation) -> bool:
         """Whether another allocation of the same family lives, which may be this one's peer."""
@@ -60,7 +65,7 @@ class AllocationTable:
         self._by_id[allocation.id] = allocation
         self._by_relayed[allocation.relayed_address] = allocation
         self._by_family[allocation.family] += 1
-        self._by_username[allocation.username] += 1
+        self._held[allocation.quota_key] += 1
         if allocation.client_is_own:
             self._own_client_ports[allocation.five_tuple.client[1]] += 1
         self._expiry.set(allocation.id, allocation.expires_at)
@@ -76,17 +81,37 @@ class AllocationTable:
         del self._by_id[allocation.id]
         del self._by_relayed[allocation.relayed_address]
         self._by_family[allocation.family] -= 1
-        self._by_username[allocation.username] -= 1
-        if not self._by_username[allocation.username]:
-            del self._by_username[allocation.username]  # or every user ever seen would stay
+        self._held[allocation.quota_key] -= 1
+        if not self._held[allocation.quota_key]:
+            del self._held[allocation.quota_key]  # or every user ever seen would stay
         if allocation.client_is_own:
             self._own_client_ports[allocation.five_tuple.client[1]] -= 1  # stays at 0: there are 65535 at most
         self._expiry.discard(allocation.id)
+        self._sweeps.discard(allocation.id)
         self.ports[allocation.family].release(allocation.relayed_address[1])
 
+    def holds_until(self, allocation: Allocation, expires_at: float) -> None:
+        """A permission or channel of `allocation` expires then."""
+        if expires_at < allocation.none_expires_before:
+            allocation.none_expires_before = expires_at
+            self._sweeps.set(allocation.id, expires_at)
+
     def next_deadline(self) -> float | None:
-        """When the next allocation expires."""
-        return self._expiry.next_deadline()
+        """When the next allocation expires or is due for `to_sweep`."""
+        return min(
+            (at for at in (self._expiry.next_deadline(), self._sweeps.next_deadline()) if at is not None), default=None
+        )
+
+    def to_sweep(self, now: float) -> Iterator[Allocation]:
+        """The allocations that may hold what has expired; the taker drops it before it asks for the next one.
+
+        An idle one appears at most 30 s after something of its expired, and not more often than that.
+        """
+        for key in self._sweeps.pop_expired(now):
+            allocation = self._by_id[key]
+            yield allocation
+            if allocation.none_expires_before != NEVER:
+                self._sweeps.set(key, max(allocation.none_expires_before, now + _SWEEP_INTERVAL_S))
 
     def remove_expired(self, now: float) -> list[Allocation]:
         """Removes every allocation whose time has come, and returns them."""

@@ -38,6 +38,12 @@ class Identity:
     expires_at: int
     """Unix seconds; from then on the username makes no new allocation."""
 
+    @property
+    def user(self) -> bytes:
+        """Who that is, whenever the credential was made: the username after its first colon, or all of it."""
+        _, colon, user = self.username.partition(b":")
+        return user if colon else self.username
+
 
 class Credentials:
     """Mints and verifies `<unix expiry>[:id]` with password base64(HMAC-SHA1(secret, username)).

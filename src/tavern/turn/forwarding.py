@@ -94,6 +94,8 @@ class _Permission:
     expires_at: float
     relayed_only: bool
     own: bool
+    known: list[SockAddr] = attrs.field(factory=list)
+    """The flow's known peers that point here: they go with it."""
 
 
 @attrs.define(eq=False)
@@ -214,8 +216,13 @@ class Forwarder(Generic[Handle]):
         if (flow := self._flows.get(command.flow_id)) is None:
             return
         permission = flow.permissions.pop(command.host, None)
-        if permission is not None:
-            permission.expires_at = 0.0  # known peers still point to it
+        if permission is None:
+            return
+        permission.expires_at = 0.0  # peers with channels still point to it
+        for address in permission.known:
+            peer = flow.peers.get(address)
+            if peer is not None and peer.permission is permission and not peer.number:
+                del flow.peers[address]
 
     def bind_channel(self, command: BindChannel) -> None:
         """See the command."""
@@ -228,6 +235,7 @@ class Forwarder(Generic[Handle]):
         if flow.channels.get(command.number) is not peer:
             self._unbind(flow, command.number)
             self._unbind(flow, peer.number)
+            flow.peers[address] = peer  # it may have gone with its other number
         peer.number = command.number
         peer.channel_expires_at = command.expires_at
         peer.channel_relayed_only = command.relayed_only
@@ -340,7 +348,9 @@ class Forwarder(Generic[Handle]):
         if permission is None or permission.expires_at <= now or self._is_listener(address, permission):
             return None
         peer = self._know(flow, address)
-        peer.permission = permission
+        if peer.permission is not permission:
+            peer.permission = permission
+            permission.known.append(address)
         return peer
 
     def _is_listener(self, address: SockAddr, permission: _Permission) -> bool:
@@ -351,9 +361,8 @@ class Forwarder(Generic[Handle]):
         peer = flow.peers.get(address)
         if peer is None:
             if len(flow.peers) >= _MAX_KNOWN_PEERS:
-                flow.peers = {peer.address: peer for peer in flow.channels.values()}
-            permission = flow.permissions.get(address[0], _NEVER)
-            peer = _Peer(address, permission, ours=address[0] in self._own_hosts)
+                _forget_peers(flow)
+            peer = _Peer(address, _NEVER, ours=address[0] in self._own_hosts)
             flow.peers[address] = peer
         return peer
 
@@ -362,6 +371,15 @@ class Forwarder(Generic[Handle]):
         if peer is not None:
             peer.number = 0
             peer.channel_expires_at = 0.0
+            if peer.permission.expires_at == 0.0:
+                flow.peers.pop(peer.address, None)
+
+
+def _forget_peers(flow: Flow[Handle]) -> None:
+    """Those without a channel; they are known again with their next packet."""
+    flow.peers = {peer.address: peer for peer in flow.channels.values()}
+    for permission in flow.permissions.values():
+        permission.known = [address for address in permission.known if address in flow.peers]
 
 
 def _sockaddr(address: SocketAddress) -> SockAddr:

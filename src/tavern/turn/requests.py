@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import attrs
 
-from tavern.addresses import IPAddress, SocketAddress
+from tavern.addresses import IPAddress, SocketAddress, source_key
 from tavern.stun.attributes import (
     AddressFamily,
     decode_channel_number,
@@ -31,6 +31,7 @@ from tavern.turn.allocation import (
     Allocation,
     Channel,
     Permission,
+    QuotaKey,
     granted_lifetime_s,
 )
 from tavern.turn.allocations import AllocationTable
@@ -129,11 +130,13 @@ class RequestHandler:
         peer whose time has passed is free again.
         """
         allocation = self._allocations.find(five_tuple)
-        if allocation is None:
-            return []
-        peers, numbers = allocation.drop_expired(now)
-        effects: list[Effect] = [RevokePermission(allocation.id, str(peer)) for peer in peers]
-        effects += [UnbindChannel(allocation.id, number) for number in numbers]
+        return [] if allocation is None else _drop_expired(allocation, now)
+
+    def sweep(self, now: float) -> list[Effect]:
+        """The same for all allocations, also for those whose clients ask for nothing, half a minute late."""
+        effects: list[Effect] = []
+        for allocation in self._allocations.to_sweep(now):
+            effects += _drop_expired(allocation, now)
         return effects
 
     def relay_opened(self, flow_id: int, now: float) -> tuple[PendingAllocation, list[Effect], bytes]:
@@ -146,6 +149,7 @@ class RequestHandler:
             five_tuple=pending.five_tuple,
             username=pending.identity.username,
             key=pending.identity.key,
+            quota_key=_quota_key(pending.identity, pending.five_tuple),
             family=pending.family,
             relayed_address=(str(address), pending.port),
             expires_at=now + pending.lifetime_s,
@@ -238,7 +242,7 @@ class RequestHandler:
             raise Refusal(ErrorCode.ADDRESS_FAMILY_NOT_SUPPORTED)
         lifetime_s = granted_lifetime_s(_asked_lifetime_s(request))
         even = request.get(AttributeType.EVEN_PORT)
-        if self._allocations.held_by(identity.username) >= self._user_quota:
+        if self._allocations.held_by(_quota_key(identity, five_tuple)) >= self._user_quota:
             raise Refusal(ErrorCode.ALLOCATION_QUOTA_REACHED)
         if len(self._allocations) >= self._max_allocations:
             raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
@@ -287,7 +291,7 @@ class RequestHandler:
         verdicts = {peer: self._judge(allocation, peer) for peer in peers}
         if len(allocation.permissions.keys() | peers) > MAX_PERMISSIONS:
             raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
-        effects: list[Effect] = [_permit(allocation, peer, verdict, now) for peer, verdict in verdicts.items()]
+        effects: list[Effect] = [self._permit(allocation, peer, verdict, now) for peer, verdict in verdicts.items()]
         return effects, success(request, key=allocation.key)
 
     def _bind_channel(self, request: Message, allocation: Allocation, now: float) -> Outcome:
@@ -317,8 +321,9 @@ class RequestHandler:
             raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
         channel = Channel(peer, now + CHANNEL_LIFETIME_S)
         allocation.bind(number, channel)
+        self._allocations.holds_until(allocation, channel.expires_at)
         effects: list[Effect] = [
-            _permit(allocation, address, verdict, now),
+            self._permit(allocation, address, verdict, now),
             BindChannel(allocation.id, number, peer, channel.expires_at, relayed_only),
         ]
         return effects, success(request, key=allocation.key)
@@ -331,17 +336,28 @@ class RequestHandler:
             raise Refusal(ErrorCode.FORBIDDEN)  # never another code: Firefox drops the allocation on those
         return verdict
 
+    def _permit(self, allocation: Allocation, peer: IPAddress, verdict: Verdict, now: float) -> SetPermission:
+        permission = Permission(now + PERMISSION_LIFETIME_S, own=verdict in OWN)
+        allocation.permissions[peer] = permission
+        self._allocations.holds_until(allocation, permission.expires_at)
+        return SetPermission(
+            allocation.id,
+            str(peer),
+            permission.expires_at,
+            relayed_only=verdict is Verdict.RELAYED_ONLY,
+            own=permission.own,
+        )
 
-def _permit(allocation: Allocation, peer: IPAddress, verdict: Verdict, now: float) -> SetPermission:
-    permission = Permission(now + PERMISSION_LIFETIME_S, own=verdict in OWN)
-    allocation.permissions[peer] = permission
-    return SetPermission(
-        allocation.id,
-        str(peer),
-        permission.expires_at,
-        relayed_only=verdict is Verdict.RELAYED_ONLY,
-        own=permission.own,
-    )
+
+def _drop_expired(allocation: Allocation, now: float) -> list[Effect]:
+    peers, numbers = allocation.drop_expired(now)
+    effects: list[Effect] = [RevokePermission(allocation.id, str(peer)) for peer in peers]
+    effects += [UnbindChannel(allocation.id, number) for number in numbers]
+    return effects
+
+
+def _quota_key(identity: Identity, five_tuple: FiveTuple) -> QuotaKey:
+    return identity.user, source_key(five_tuple.client[0])
 
 
 def _without_zone(host: str) -> IPAddress:

@@ -47,7 +47,7 @@ class TurnConfig:
     max_relay_port: int
     allow_peers: tuple[Network, ...] = ()
     user_quota: int
-    """Allocations that one username may hold at once."""
+    """Allocations that one user may hold at once from one address or /64, by whatever credentials."""
     max_allocations: int
     """Allocations of all users together."""
     unauthenticated_rate: float
@@ -139,8 +139,9 @@ class TurnServer:
         return self.allocations.next_deadline()
 
     def handle_timer(self, now: float) -> list[Effect]:
-        """Ends the allocations whose time has come."""
-        return [RemoveFlow(allocation.id) for allocation in self.allocations.remove_expired(now)]
+        """Ends the allocations whose time has come, and forgets the permissions and channels of idle ones."""
+        expired: list[Effect] = [RemoveFlow(allocation.id) for allocation in self.allocations.remove_expired(now)]
+        return expired + self._handler.sweep(now)
 
     def set_local_addresses(self, addresses: frozenset[IPAddress]) -> list[Effect]:
         """This machine's interfaces have these addresses; permissions for what is denied by that are withdrawn."""
