@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hmac
 import struct
 from ipaddress import IPv4Address, IPv6Address
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from tavern.addresses import IPAddress
 from tavern.stun import attributes
+from tavern.stun.integrity import integrity_of
 from tavern.stun.message import (
     MAGIC_COOKIE,
     Attribute,
@@ -101,12 +103,46 @@ def test_a_signed_message_changed_anywhere_is_malformed_or_badly_signed(
         (REQUEST[:2] + b"\x00\x04" + REQUEST[4:], "length"),
         (REQUEST[:2] + b"\x00\x04" + REQUEST[4:] + b"\x00\x06\x00\x01", "attribute is longer"),
         (REQUEST[:2] + b"\x00\x08" + REQUEST[4:] + b"\x00\x08\x00\x04abcd", "20 bytes"),
+        (encode(Method.BINDING, MessageClass.REQUEST, TRANSACTION, [(0xFF00, b"")] * 65), "too many"),
+        (encode(Method.BINDING, MessageClass.REQUEST, TRANSACTION, [(0xFF00, b"")] * 64, fingerprint=True), "too many"),
+        (encode(Method.BINDING, MessageClass.REQUEST, TRANSACTION, [(0x0008, bytes(20))] * 65), "too many"),
         (REQUEST[:2] + b"\x00\x08" + REQUEST[4:] + b"\x80\x28\x00\x04abcd", "FINGERPRINT is wrong"),
     ],
 )
 def test_section_5_what_is_no_message(data: bytes, why: str) -> None:
     with pytest.raises(MalformedMessage, match=why):
         parse(data)
+
+
+def test_64_attributes_are_a_message() -> None:
+    data = encode(Method.BINDING, MessageClass.REQUEST, TRANSACTION, [(0xFF00, b"")] * 63, fingerprint=True)
+    assert len(parse(data).attributes) == 64
+
+
+def test_section_14_5_the_first_integrity_counts() -> None:
+    """What comes after it is ignored (§14.5), a second one as well: who appends one has signed nothing."""
+    signed = encode(Method.BINDING, MessageClass.REQUEST, TRANSACTION, integrity_key=b"key")
+    length = struct.pack(">H", len(signed) - 20 + 24)
+    appended = signed[:2] + length + signed[4:]
+    forged = appended + struct.pack(">HH", AttributeType.MESSAGE_INTEGRITY, 20)
+    forged += integrity_of(appended, b"another key")
+    message = parse(forged)
+    assert message.integrity_offset == 20
+    assert message.is_signed_with(b"key")
+    assert not message.is_signed_with(b"another key")
+
+
+def test_section_9_2_4_integrity_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def compare_digest(a: bytes, b: bytes) -> bool:
+        compared.append((a, b))
+        return a == b
+
+    monkeypatch.setattr(hmac, "compare_digest", compare_digest)
+    signed = encode(Method.BINDING, MessageClass.REQUEST, TRANSACTION, integrity_key=b"key")
+    assert parse(signed).is_signed_with(b"key")
+    assert compared == [(signed[-20:], signed[-20:])]
 
 
 def test_section_14_7_fingerprint_is_last() -> None:

@@ -70,6 +70,22 @@ def test_11_2_send_passes_with_a_permission(payload: bytes, extra: tuple[Attribu
     assert (flow.packets_from_client, flow.bytes_from_client) == (2, 2 * len(payload))
 
 
+@pytest.mark.parametrize(
+    "extra",
+    [
+        [(0xFF00, b"")] * 14,
+        [(AttributeType.DATA, b"later")],
+        [(AttributeType.MESSAGE_INTEGRITY, bytes(20)), (0x7F00, b"")],
+    ],
+    ids=["16 attributes", "the first DATA counts", "what follows MESSAGE-INTEGRITY is ignored"],
+)
+def test_rfc8489_14_attributes_beside_the_two(extra: list[Attribute]) -> None:
+    forwarder, flow = make()
+    permit(forwarder)
+    data = send_indication(b"first", PEER, 5000, *extra)
+    assert forwarder.from_client(data, CLIENT, 0.0) == (flow, b"first", (PEER, 5000))
+
+
 PEER_ONLY = [(AttributeType.XOR_PEER_ADDRESS, encode_xor_address(ip_address(PEER), 5000, TRANSACTION))]
 
 
@@ -79,11 +95,15 @@ PEER_ONLY = [(AttributeType.XOR_PEER_ADDRESS, encode_xor_address(ip_address(PEER
         (send_indication(b"x", "192.0.2.2"), Drop.NO_PERMISSION),
         (send_indication(b"x", PEER, 5000, (AttributeType.DONT_FRAGMENT, b"")), Drop.MALFORMED),
         (send_indication(b"x", PEER, 5000, (0x7F00, b"")), Drop.MALFORMED),
+        (send_indication(b"x", PEER, 5000, *[(0xFF00, b"")] * 15), Drop.MALFORMED),
         (encode(Method.SEND, MessageClass.INDICATION, TRANSACTION, PEER_ONLY), Drop.MALFORMED),
         (encode(Method.SEND, MessageClass.INDICATION, TRANSACTION, [(AttributeType.DATA, b"x")]), Drop.MALFORMED),
         (encode(Method.SEND, MessageClass.INDICATION, TRANSACTION), Drop.MALFORMED),
         (send_indication(b"x") + b"more", Drop.MALFORMED),
         (send_indication(b"x" * 8)[:-4], Drop.MALFORMED),
+        # Attributes that are whole, under a length that says more, or less, than there is:
+        (send_indication(b"x")[:2] + b"\x00\x18" + send_indication(b"x")[4:], Drop.MALFORMED),
+        (send_indication(b"x", data_first=True)[:2] + b"\x00\x10" + send_indication(b"x")[4:], Drop.MALFORMED),
         (channel_data(0x4000, b"x"), Drop.NO_CHANNEL),
         (b"\x80\x00" + bytes(30), Drop.MALFORMED),
         (b"\x00\x01\x00\x00" + bytes(16), Drop.MALFORMED),

@@ -17,6 +17,9 @@ from tavern.stun.integrity import FINGERPRINT_SIZE, INTEGRITY_SIZE, fingerprint_
 
 HEADER_SIZE = 20
 TRANSACTION_ID_SIZE = 12
+# Each costs time before anything about the sender is known. The largest requests are CreatePermissions: a peer whose
+# candidates fill one has more addresses than ICE pairs (RFC 8445 §6.1.2.5 ends at 100 pairs), and asks twice.
+MAX_ATTRIBUTES = 64
 MAGIC_COOKIE = b"\x21\x12\xa4\x42"
 
 _HEADER = struct.Struct(">HH4s12s")
@@ -151,7 +154,11 @@ def _parse_attributes(data: bytes) -> tuple[list[Attribute], int | None]:
     attributes: list[Attribute] = []
     integrity_offset = None
     offset = HEADER_SIZE
+    count = 0
     while offset < len(data):
+        count += 1
+        if count > MAX_ATTRIBUTES:
+            raise MalformedMessage("too many attributes")
         # The message's length is a multiple of 4 and so is every step, so a header always fits.
         kind, size = _ATTRIBUTE.unpack_from(data, offset)
         start = offset + _ATTRIBUTE.size

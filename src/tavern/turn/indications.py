@@ -19,14 +19,15 @@ _DATA = 0x0013
 _MESSAGE_INTEGRITY = 0x0008
 # Comprehension-required, but without meaning in an indication that nobody authenticates.
 _IGNORED = frozenset({0x0001, 0x0006, 0x0014, 0x0015, 0x0020})
+_MAX_ATTRIBUTES = 16  # clients send two to four; 16,000 fit into a datagram, and would hold up all media for 3 ms
 _PADDING = (b"", b"\x00\x00\x00", b"\x00\x00", b"\x00")
 _USUAL_START = b"\x00\x12\x00\x08\x00\x01"  # XOR-PEER-ADDRESS of 8 bytes, IPv4; DATA follows at byte 32
 _USUAL_DATA = b"\x00\x13"
 
 
 def read_send_indication(data: bytes) -> tuple[SockAddr, bytes] | None:
-    """The peer and the DATA of a Send indication; None if it is malformed, lacks one of the two, or has a
-    comprehension-required attribute that is not known (§11.2; DONT-FRAGMENT is one for now). Never raises.
+    """The peer and the DATA of a Send indication; None if it is malformed, lacks one of the two, or has more than 16
+    attributes or a comprehension-required one that is not known (§11.2; DONT-FRAGMENT is one for now). Never raises.
 
     `data` is at least a STUN header of that type.
     """
@@ -44,7 +45,11 @@ def _read_attributes(data: bytes) -> tuple[SockAddr, bytes] | None:
     peer: SockAddr | None = None
     payload: bytes | None = None
     offset = _HEADER_SIZE
+    left = _MAX_ATTRIBUTES
     while offset < len(data):
+        left -= 1
+        if left < 0:
+            return None
         kind, size = _ATTRIBUTE.unpack_from(data, offset)
         offset += _ATTRIBUTE.size
         value = data[offset : offset + size]

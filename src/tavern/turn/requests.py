@@ -283,7 +283,7 @@ class RequestHandler:
         return effects, success(request, (AttributeType.LIFETIME, encode_lifetime(lifetime_s)), key=allocation.key)
 
     def _create_permission(self, request: Message, allocation: Allocation, now: float) -> Outcome:
-        """§9.2: all of the peers or none."""
+        """§9.2: all of the peers or none. There are fewer than `MAX_ATTRIBUTES` of them, so that this takes no time."""
         values = request.get_all(AttributeType.XOR_PEER_ADDRESS)
         if not values:
             raise Refusal(ErrorCode.BAD_REQUEST)
