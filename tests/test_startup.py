@@ -1,11 +1,27 @@
 """What is decided at start, and the command line around it: every fault of the machine is one clear line."""
 
+# ruff: noqa: ASYNC240  - a test may block its own loop for a file
+
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from tavern.config import load_settings
+from tavern.errors import StartupError
+from tavern.startup import Decisions, decide, tls_context
 
 SOURCE = Path(__file__).parents[1] / "src"
 
@@ -79,3 +95,116 @@ def test_ctrl_c_inside_a_nursery_ends_quietly() -> None:
         "cli._serve = serve; sys.exit(cli.main(['serve']))"
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
+async def decided(**variables: str) -> Decisions:
+    """On a machine whose name server is not asked."""
+    settings = load_settings({"TAVERN_EXTERNAL_IP": "203.0.113.7", **variables})
+    return await decide(settings, variables)
+
+
+async def refusal(**variables: str) -> str:
+    """The one line that the start ends with."""
+    with pytest.raises(StartupError) as caught:
+        await decided(**variables)
+    [line] = str(caught.value).splitlines()
+    return line
+
+
+@pytest.fixture
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without HOME whom the machine does not know, as containers run them."""
+
+    def unknown(_uid: int) -> None:
+        raise KeyError
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+@pytest.mark.usefixtures("homeless")
+async def test_without_a_home_a_server_starts_that_needs_no_directory(tmp_path: Path) -> None:
+    await decided(TAVERN_STORE="memory")
+    await decided(TAVERN_STORE="memory", TAVERN_DOMAIN="tavern.example.com", TAVERN_TURN_SECRET="s" * 16)
+    kept = await decided(TAVERN_DB_PATH=str(tmp_path / "tavern.db"), TAVERN_DOMAIN="tavern.example.com")
+    assert kept.turn_secret == (tmp_path / "turn-secret").read_text().strip()
+    kept = await decided(XDG_DATA_HOME=str(tmp_path))
+    assert kept.db_path == tmp_path / "tavern" / "tavern.db"
+
+
+@pytest.mark.usefixtures("homeless")
+async def test_without_a_home_the_missing_directory_is_named() -> None:
+    line = await refusal()
+    for word in ("home directory", "HOME", "XDG_DATA_HOME", "TAVERN_DB_PATH"):
+        assert word in line
+    line = await refusal(TAVERN_STORE="memory", TAVERN_DOMAIN="tavern.example.com")
+    for word in ("home directory", "HOME", "XDG_DATA_HOME", "TAVERN_TURN_SECRET"):
+        assert word in line
+
+
+async def test_nothing_is_left_beside_a_database_that_is_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "device"
+    os.mkfifo(path)
+    line = await refusal(TAVERN_DB_PATH=str(path), TAVERN_DOMAIN="tavern.example.com")
+    assert str(path) in line
+    assert "no regular file" in line
+    assert [file.name for file in tmp_path.iterdir()] == ["device"]
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> dict[str, Path]:
+    issued = trustme.CA().issue_cert("tavern.example.com")
+    files = {"TAVERN_TLS_CERT": tmp_path / "cert.pem", "TAVERN_TLS_KEY": tmp_path / "key.pem"}
+    issued.cert_chain_pems[0].write_to_path(str(files["TAVERN_TLS_CERT"]))
+    issued.private_key_pem.write_to_path(str(files["TAVERN_TLS_KEY"]))
+    return files
+
+
+async def tls_refusal(files: dict[str, Path]) -> str:
+    return await refusal(TAVERN_STORE="memory", **{variable: str(path) for variable, path in files.items()})
+
+
+def test_a_certificate_with_its_key_is_used(certificate: dict[str, Path]) -> None:
+    assert tls_context(load_settings({variable: str(path) for variable, path in certificate.items()})) is not None
+    assert tls_context(load_settings({})) is None
+
+
+async def test_a_key_behind_a_passphrase_is_refused_without_asking(certificate: dict[str, Path]) -> None:
+    path = certificate["TAVERN_TLS_KEY"]
+    key = load_pem_private_key(path.read_bytes(), None)
+    path.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, BestAvailableEncryption(b"mellon"))
+    )
+    line = await tls_refusal(certificate)
+    for word in ("TAVERN_TLS_KEY", str(path), "passphrase", "openssl pkey"):
+        assert word in line
+
+
+@pytest.mark.parametrize("variable", ["TAVERN_TLS_CERT", "TAVERN_TLS_KEY"])
+async def test_tls_files_that_are_no_files_are_refused_unread(certificate: dict[str, Path], variable: str) -> None:
+    path = certificate[variable]
+    content = path.read_bytes()
+    path.unlink()
+    line = await tls_refusal(certificate)
+    assert variable in line
+    assert "No such file" in line
+    os.mkfifo(path)
+    pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        os.write(pipe, content)
+        line = await tls_refusal(certificate)
+        assert os.read(pipe, 65536) == content
+    finally:
+        os.close(pipe)
+    for word in (variable, str(path), "regular file"):
+        assert word in line
+    path.unlink()
+    path.mkdir()
+    assert variable in await tls_refusal(certificate)
+
+
+async def test_tls_files_that_do_not_belong_together_are_refused(certificate: dict[str, Path]) -> None:
+    trustme.CA().issue_cert("tavern.example.com").private_key_pem.write_to_path(str(certificate["TAVERN_TLS_KEY"]))
+    line = await tls_refusal(certificate)
+    assert "TAVERN_TLS_CERT" in line
+    assert "belongs to TAVERN_TLS_KEY" in line

@@ -14,9 +14,11 @@ import trio
 
 from tavern.addresses import IPAddress, parse_address
 from tavern.config import DEV_SECRET, Settings
-from tavern.errors import SettingsError, SettingsProblem
+from tavern.errors import SettingsError, SettingsProblem, StartupError
 from tavern.relay.addresses import primary_ipv4, primary_ipv6
+from tavern.store.files import is_no_file
 from tavern.store.secret import load_or_create_secret
+from tavern.store.sqlite import refuse_no_file
 
 DNS_TIMEOUT_S = 5.0
 _RESERVED_DESCRIPTORS = 64
@@ -41,13 +43,11 @@ class Decisions:
 
 async def decide(settings: Settings, environment: Mapping[str, str]) -> Decisions:
     """Raises SettingsError or StartupError for what cannot work; makes the secret's file where one is needed."""
-    db_path = None
-    if settings.store == "sqlite":
-        db_path = settings.db_path or data_directory(environment) / "tavern.db"
-    secret_directory = db_path.parent if db_path else data_directory(environment)
+    db_path = _db_path(settings, environment)
+    tls = tls_context(settings)
     secret = settings.turn_secret
     if secret is None:
-        secret = DEV_SECRET if settings.is_local else load_or_create_secret(secret_directory / "turn-secret")
+        secret = DEV_SECRET if settings.is_local else load_or_create_secret(_secret_path(db_path, environment))
     advertised, warnings = await advertised_addresses(settings)
     descriptors = raise_descriptor_limit() - _RESERVED_DESCRIPTORS
     return Decisions(
@@ -55,7 +55,7 @@ async def decide(settings: Settings, environment: Mapping[str, str]) -> Decision
         secret_is_public=secret == DEV_SECRET,
         db_path=db_path,
         advertised_addresses=advertised,
-        tls=tls_context(settings),
+        tls=tls,
         # Half each: neither a crowd at the door nor one at the relay takes the other's.
         max_connections=max(descriptors // 2, 16),
         max_allocations=max(descriptors // 2, 16),
@@ -63,10 +63,34 @@ async def decide(settings: Settings, environment: Mapping[str, str]) -> Decision
     )
 
 
-def data_directory(environment: Mapping[str, str]) -> Path:
-    """Where data is kept when run by hand (XDG Base Directory Specification)."""
+def _db_path(settings: Settings, environment: Mapping[str, str]) -> Path | None:
+    if settings.store != "sqlite":
+        return None
+    path = settings.db_path or data_directory(environment, "TAVERN_DB_PATH") / "tavern.db"
+    refuse_no_file(path)  # before a secret is put beside it
+    return path
+
+
+def _secret_path(db_path: Path | None, environment: Mapping[str, str]) -> Path:
+    directory = db_path.parent if db_path else data_directory(environment, "TAVERN_TURN_SECRET")
+    return directory / "turn-secret"
+
+
+def data_directory(environment: Mapping[str, str], instead: str) -> Path:
+    """Where data is kept when run by hand (XDG Base Directory Specification).
+
+    Raises StartupError where the user has no home, which names `instead`: the setting that needs no such directory.
+    """
     base = environment.get("XDG_DATA_HOME", "")
-    return (Path(base) if base.startswith("/") else Path.home() / ".local" / "share") / "tavern"
+    if base.startswith("/"):
+        return Path(base) / "tavern"
+    try:
+        home = Path.home()
+    except RuntimeError:
+        raise StartupError(
+            f"no home directory is known for user {os.getuid()}, to keep data in: set {instead}, XDG_DATA_HOME or HOME"
+        ) from None
+    return home / ".local" / "share" / "tavern"
 
 
 async def advertised_addresses(settings: Settings) -> tuple[tuple[IPAddress, ...], tuple[str, ...]]:
@@ -106,20 +130,34 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     for variable, path in (("TAVERN_TLS_CERT", settings.tls_cert), ("TAVERN_TLS_KEY", settings.tls_key)):
+        if is_no_file(path):  # a pipe gives its content once only
+            raise _problem(variable, path, "must be a regular file, not a directory, device or pipe")
         try:
             path.read_bytes()
         except OSError as error:
-            problem = SettingsProblem(variable, str(path), f"must be a readable PEM file ({error.strerror})")
-            raise SettingsError((problem,)) from None
+            raise _problem(variable, path, f"must be a readable PEM file ({error.strerror})") from None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
+    tls_key = settings.tls_key
+
+    def no_passphrase() -> str:
+        """OpenSSL would ask the terminal."""
+        fix = "openssl pkey -in KEY -out PLAIN_KEY writes one without"
+        raise _problem("TAVERN_TLS_KEY", tls_key, f"must be a key that no passphrase protects ({fix})")
+
     try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+        context.load_cert_chain(settings.tls_cert, tls_key, no_passphrase)
     except ssl.SSLError as error:
         allowed = f"must be a PEM certificate chain that belongs to TAVERN_TLS_KEY ({error.reason or 'not PEM'})"
-        raise SettingsError((SettingsProblem("TAVERN_TLS_CERT", str(settings.tls_cert), allowed),)) from None
+        raise _problem("TAVERN_TLS_CERT", settings.tls_cert, allowed) from None
+    except OSError as error:
+        raise _problem("TAVERN_TLS_CERT", settings.tls_cert, f"cannot be loaded ({error.strerror})") from None
     return context
+
+
+def _problem(variable: str, path: Path, allowed: str) -> SettingsError:
+    return SettingsError((SettingsProblem(variable, str(path), allowed),))
 
 
 def raise_descriptor_limit() -> int:

@@ -161,6 +161,8 @@ async def test_what_is_no_database_of_ours_is_refused_in_one_line_and_left_alone
     await assert_refused(path, *words)
     if before is not None:
         assert path.read_bytes() == before
+    else:
+        assert list(path.parent.iterdir()) == [path]  # no lock beside what was never a file
 
 
 async def test_a_path_below_a_file_or_where_no_directory_can_be_is_refused(tmp_path: Path) -> None:

@@ -45,6 +45,15 @@ def test_a_file_without_a_secret_stops_the_start_and_is_left_alone(tmp_path: Pat
     assert path.read_bytes() == content
 
 
+def test_what_is_no_file_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "turn-secret"
+    os.mkfifo(path)  # reading it would wait for somebody who writes
+    with pytest.raises(StartupError, match="no regular file") as caught:
+        load_or_create_secret(path)
+    assert str(path) in str(caught.value)
+    assert "TAVERN_TURN_SECRET" in str(caught.value)
+
+
 def test_a_path_that_cannot_hold_a_file_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for path in (tmp_path, tmp_path / "file" / "turn-secret", Path("/proc/tavern/turn-secret")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 DIRECTORY_MODE = 0o700
@@ -16,3 +17,11 @@ def create_private_directories(directory: Path) -> None:
         directory = directory.parent
     for each in reversed(missing):  # not mkdir(parents=True): that gives the upper ones the default mode
         each.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+
+
+def is_no_file(path: Path) -> bool:
+    """Whether something is there, and is no regular file. Nothing is opened: that can wait, rewind or ring a bell."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:  # there is nothing, or opening it says better why not
+        return False

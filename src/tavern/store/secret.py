@@ -9,7 +9,7 @@ import secrets
 from pathlib import Path
 
 from tavern.errors import StartupError
-from tavern.store.files import FILE_MODE, create_private_directories
+from tavern.store.files import FILE_MODE, create_private_directories, is_no_file
 
 _SECRET = re.compile(r"[!-~]{16,512}")
 """Printable, without spaces: what an operator may have put there by hand, and no torn or binary file."""
@@ -26,6 +26,10 @@ def load_or_create_secret(path: Path) -> str:
     On return it is on the disk. Of starts that race, all return the same one. Blocks on the disk. Raises StartupError
     where the file holds no secret, and where it or its directory cannot be read or written.
     """
+    if is_no_file(path):
+        raise StartupError(
+            f"{path} should hold the TURN secret and is no regular file: move it away, or set TAVERN_TURN_SECRET"
+        )
     try:
         if not path.exists():
             _create(path)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-import stat
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
@@ -16,7 +15,7 @@ import trio
 
 from tavern.errors import StartupError
 from tavern.store.base import ChannelRecord, TavernRecord
-from tavern.store.files import FILE_MODE, create_private_directories
+from tavern.store.files import FILE_MODE, create_private_directories, is_no_file
 from tavern.store.index import Index
 from tavern.store.migrations import iso_utc, migrate
 from tavern.store.worker import Worker
@@ -93,6 +92,14 @@ async def open_sqlite_store(path: Path) -> AsyncIterator[SqliteStore]:
             nursery.cancel_scope.cancel()  # supervise has returned, or the disk hangs and the thread is left behind
 
 
+def refuse_no_file(path: Path) -> None:
+    """Raises StartupError where a directory, a device or a pipe is: before anything is made beside it."""
+    if path.is_dir():
+        raise StartupError(f"the database {path} is a directory: set TAVERN_DB_PATH to a file in it")
+    if is_no_file(path):
+        raise StartupError(f"cannot use the database {path}: it is no regular file: set TAVERN_DB_PATH to another")
+
+
 def _insert_tavern(tavern: TavernRecord, channels: tuple[ChannelRecord, ...], connection: sqlite3.Connection) -> None:
     connection.execute(
         "INSERT INTO taverns (id, name, icon, creator_public_key, signaling_url, created_at) VALUES (?, ?, ?, ?, ?, ?)",
@@ -113,6 +120,7 @@ def _insert_channel(channel: ChannelRecord, connection: sqlite3.Connection) -> N
 def _opened_database(path: Path, index: Index) -> Iterator[sqlite3.Connection]:
     """In the store's thread: lock the file, open it, migrate it, read it into `index`; close and unlock at the end."""
     path = Path(os.path.realpath(path))  # one lock for one file, whatever links lead to it
+    refuse_no_file(path)
     with _locked(path), closing(_connected(path)) as connection:
         try:
             _prepare(connection)
@@ -160,15 +168,8 @@ def _connected(path: Path) -> sqlite3.Connection:
     try:
         # Made here, since SQLite would make it readable for all; the files beside it get the same mode from SQLite.
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, FILE_MODE)
-        try:
-            regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
-        finally:
-            os.close(descriptor)
-        if not regular:
-            raise StartupError(f"cannot use the database {path}: it is no regular file: set TAVERN_DB_PATH to another")
+        os.close(descriptor)
         connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000)
-    except IsADirectoryError as error:
-        raise StartupError(f"the database {path} is a directory: set TAVERN_DB_PATH to a file in it") from error
     except (OSError, sqlite3.DatabaseError) as error:
         raise StartupError(
             f"cannot open the database {path}: {getattr(error, 'strerror', None) or error}: "
