@@ -217,10 +217,12 @@ def test_a_retransmitted_allocate_gets_the_same_answer_and_never_437(world: Worl
     assert len(world.server.allocations) == 1
 
 
-def test_a_retransmitted_request_gets_the_same_answer_for_40_s(world: World) -> None:
+@pytest.mark.parametrize("more", [(), ((AttributeType.SOFTWARE, bytes(1900)),)], ids=["usual", "largest"])
+def test_a_retransmitted_request_gets_the_same_answer_for_40_s(world: World, more: tuple[Attribute, ...]) -> None:
     client = world.client()
     client.allocate()
-    request = client.encode(Method.REFRESH, lifetime(0))
+    request = client.encode(Method.REFRESH, lifetime(0), *more)
+    assert len(request) <= 2048
     first = world.receive(request, client.five_tuple)
     assert first is not None
     world.tick(39)
