@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tavern.stun.attributes import decode_xor_address
-from tavern.stun.message import AttributeType, MessageClass, Method, encode, parse
+from tavern.stun.message import Attribute, AttributeType, MessageClass, Method, encode, parse
 from tavern.turn.five_tuple import FiveTuple, Transport
 
 if TYPE_CHECKING:
@@ -95,6 +95,35 @@ def test_401_is_at_most_60_bytes_and_the_realm(world: World, method: Method) -> 
     assert message.get(AttributeType.SOFTWARE) is None
     assert len(message.get(AttributeType.NONCE) or b"") == 24
     assert len(world.server.allocations) == 0
+
+
+def test_a_flood_of_forged_requests_does_not_end_an_allocation(world: World) -> None:
+    """Its owner's 438 is not limited, though the flood came from the owner's very address."""
+    client = world.client()
+    client.credential = world.credential(lifetime_s=100_000)
+    hour: Attribute = (AttributeType.LIFETIME, (3600).to_bytes(4, "big"))
+    client.allocate(hour)
+    world.tick(1800)
+    assert client.error(Method.REFRESH, hour) == 0
+    world.tick(1801)
+    forged = encode(Method.ALLOCATE, MessageClass.REQUEST, TRANSACTION)
+    while world.receive(forged, client.five_tuple) is not None:
+        pass
+    for _ in range(300):
+        assert client.error(Method.REFRESH) == 438
+
+
+def test_438_of_a_proven_user_is_limited_apart_from_401_and_from_other_users(world: World) -> None:
+    bob, eve = world.client(4001, user="bob"), world.client(4002, user="eve")
+    for client in (bob, eve):
+        client.nonce = b"stale"
+    forged = encode(Method.ALLOCATE, MessageClass.REQUEST, TRANSACTION)
+    while world.receive(forged, bob.five_tuple) is not None:
+        pass
+    answers = [bob.exchange(bob.encode(Method.ALLOCATE)) for _ in range(300)]
+    assert [answer is not None for answer in answers] == [True] * 256 + [False] * 44
+    assert eve.error(Method.ALLOCATE) == 438
+    assert world.server.counters.suppressed == 45
 
 
 def test_401s_are_limited_and_counted_per_source(world: World) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tavern.turn import limiter as limiter_module
 from tavern.turn import retransmissions
 from tavern.turn.expiry import ExpiryQueue
 from tavern.turn.five_tuple import FiveTuple, Transport
@@ -91,15 +92,15 @@ def test_expiry_memory_stays_with_what_is_live() -> None:
 
 def test_limiter_refills_at_its_rate() -> None:
     limiter = UnauthenticatedLimiter(10)
-    assert sum(limiter.allows("192.0.2.1", 5.0) for _ in range(100)) == 40
-    assert sum(limiter.allows("192.0.2.1", 6.0) for _ in range(100)) == 10
-    assert sum(limiter.allows("192.0.2.1", 1e6) for _ in range(100)) == 40
+    assert sum(limiter.allows(("192.0.2.1", 4000), 5.0) for _ in range(100)) == 40
+    assert sum(limiter.allows(("192.0.2.1", 4000), 6.0) for _ in range(100)) == 10
+    assert sum(limiter.allows(("192.0.2.1", 4000), 1e6) for _ in range(100)) == 40
 
 
 def test_limiter_counts_ipv6_by_64() -> None:
     limiter = UnauthenticatedLimiter(10)
-    assert sum(limiter.allows(f"2001:db8::{n:x}", 5.0) for n in range(100)) == 40
-    assert limiter.allows("2001:db8:0:1::1", 5.0)
+    assert sum(limiter.allows((f"2001:db8::{n:x}", 4000), 5.0) for n in range(100)) == 40
+    assert limiter.allows(("2001:db8:0:1::1", 4000), 5.0)
 
 
 def test_a_spoofer_that_empties_every_bucket_locks_no_signaling_client_out() -> None:
@@ -107,14 +108,45 @@ def test_a_spoofer_that_empties_every_bucket_locks_no_signaling_client_out() -> 
     limiter.connected("192.0.2.1")
     limiter.connected("192.0.2.1")
     for n in range(3 << 16):
-        limiter.allows(f"2001:db8:{n >> 16:x}:{n & 0xFFFF:x}::", 5.0)
-    assert not limiter.allows("198.51.100.77", 5.0)
-    assert sum(limiter.allows("192.0.2.1", 5.0) for _ in range(100)) == 4
+        limiter.allows((f"2001:db8:{n >> 16:x}:{n & 0xFFFF:x}::", 4000), 5.0)
+    assert not limiter.allows(("198.51.100.77", 4000), 5.0)
+    assert sum(limiter.allows(("192.0.2.1", 4000), 5.0) for _ in range(100)) == 4 + 8
     limiter.disconnected("192.0.2.1")
-    assert limiter.allows("192.0.2.1", 6.0)
+    assert limiter.allows(("192.0.2.1", 4000), 6.0)
     limiter.disconnected("192.0.2.1")
     limiter.disconnected("192.0.2.1")  # one too many changes nothing
-    assert not limiter.allows("192.0.2.1", 6.0 - 1)
+    assert not limiter.allows(("192.0.2.1", 4000), 6.0 - 1)
+
+
+def test_who_forges_a_known_address_does_not_use_up_its_owners_port() -> None:
+    limiter = UnauthenticatedLimiter(64)
+    limiter.connected("192.0.2.1")
+    answered = 0
+    for step in range(20_000):
+        limiter.allows(("192.0.2.1", step * 7919 % 65536 if step % 2 else 1), step / 1000)
+        if step % 500 == 499:
+            answered += limiter.allows(("192.0.2.1", 50000 + step % 7), step / 1000)
+    assert answered >= 35  # of 40: a port may share its bucket with the flooded one
+
+
+def test_a_known_address_has_its_bucket_while_one_of_its_connections_lives() -> None:
+    limiter = UnauthenticatedLimiter(1)
+    limiter.connected("192.0.2.1")
+    limiter.connected("192.0.2.1")
+    assert sum(limiter.allows(("192.0.2.1", 4000), 5.0) for _ in range(100)) == 4 + 8
+    limiter.disconnected("192.0.2.1")
+    assert not limiter.allows(("192.0.2.1", 4000), 5.0)
+    limiter.disconnected("192.0.2.1")
+    assert sum(limiter.allows(("192.0.2.1", 4000), 5.0) for _ in range(100)) == 4
+
+
+def test_known_addresses_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limiter_module, "_MAX_KNOWN_SOURCES", 2)
+    limiter = UnauthenticatedLimiter(1)
+    for n in range(3):
+        limiter.connected(f"192.0.2.{n}")
+    answers = [sum(limiter.allows((f"192.0.2.{n}", 4000), 5.0) for _ in range(100)) for n in range(3)]
+    assert answers == [12, 12, 4]
 
 
 def test_remembered_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +160,4 @@ def test_remembered_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None
     assert memory.find(here, bytes([49]) * 12, b"another", 39.0) is None
     assert memory.find(here, bytes([49]) * 12, b"request", 40.0) is None
     memory.remember(here, b"x" * 12, b"request", b"answer", 41.0)
-    assert len(memory) == 1
-    memory.remember(here, b"y" * 12, bytes(60_000), b"answer", 41.0)
     assert len(memory) == 1

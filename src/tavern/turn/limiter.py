@@ -3,14 +3,38 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Hashable
 
 import attrs
 
-from tavern.addresses import source_key
+from tavern.addresses import SocketAddress, source_key
 
 BURST_S = 4  # 64/s gives 256: a browser that joins a mesh of 8 starts 28 Allocates at once, and several share a NAT
 _SHARED_BUCKETS = 8192  # 128 KiB; forged sources collide in them and cannot make the table grow
 _MAX_KNOWN_SOURCES = 65536  # more live signaling addresses than one process serves; later ones use the shared buckets
+# What one port of a known address gets beyond that address's bucket. An Allocate is sent 7 times in 8 s (RFC 8489
+# §6.2.1), so that one token in time is enough; and all buckets together give a flood no more than 8192 answers/s.
+_PORT_RATE_PER_S = 1.0
+_PORT_BURST = 8.0
+
+
+class TokenBuckets:
+    """Buckets by key, hashed into a fixed table: keys that collide share one, and no key makes it grow."""
+
+    def __init__(self, rate_per_s: float, burst: float) -> None:
+        self._rate_per_s = rate_per_s
+        self._burst = burst
+        self._tokens = array("d", [burst]) * _SHARED_BUCKETS
+        self._updated_at = array("d", [0.0]) * _SHARED_BUCKETS
+
+    def take(self, key: Hashable, now: float) -> bool:
+        """Whether the bucket of `key` held a token, which is then gone."""
+        slot = hash(key) % _SHARED_BUCKETS  # seeded for each process: collisions cannot be planned
+        elapsed_s = max(0.0, now - self._updated_at[slot])
+        tokens = min(self._burst, self._tokens[slot] + elapsed_s * self._rate_per_s)
+        self._updated_at[slot] = now
+        self._tokens[slot] = tokens - 1 if tokens >= 1 else tokens
+        return tokens >= 1
 
 
 @attrs.define(eq=False)
@@ -24,14 +48,15 @@ class UnauthenticatedLimiter:
     """Token buckets of `rate_per_s` that hold `BURST_S` seconds' worth, by IPv4 address or IPv6 /64.
 
     Sources are hashed into a fixed table, so a spoofer can empty buckets that others share. That must lock nobody
-    out of a call, so an address with a live signaling connection has a bucket of its own.
+    out of a call, so an address with a live signaling connection has a bucket of its own; and since that address can
+    be forged too, but not be told which port its owner sends from, each of its ports has a small one beside it.
     """
 
     def __init__(self, rate_per_s: float) -> None:
         self._rate_per_s = rate_per_s
         self._burst = rate_per_s * BURST_S
-        self._tokens = array("d", [self._burst]) * _SHARED_BUCKETS
-        self._updated_at = array("d", [0.0]) * _SHARED_BUCKETS
+        self._shared = TokenBuckets(rate_per_s, self._burst)
+        self._ports = TokenBuckets(_PORT_RATE_PER_S, _PORT_BURST)
         self._known: dict[str, _KnownSource] = {}
 
     def connected(self, host: str) -> None:
@@ -53,22 +78,16 @@ class UnauthenticatedLimiter:
         if known.connections == 0:
             del self._known[key]
 
-    def allows(self, host: str, now: float) -> bool:
-        """Whether one more answer may go to `host`, which is then counted."""
-        key = source_key(host)
+    def allows(self, client: SocketAddress, now: float) -> bool:
+        """Whether one more answer may go to `client`, which is then counted."""
+        key = source_key(client[0])
         known = self._known.get(key)
-        if known is not None:
-            known.tokens = self._refilled(known.tokens, known.updated_at, now)
-            known.updated_at = now
-            if known.tokens < 1:
-                return False
-            known.tokens -= 1
-            return True
-        slot = hash(key) % _SHARED_BUCKETS  # seeded for each process: collisions cannot be planned
-        tokens = self._refilled(self._tokens[slot], self._updated_at[slot], now)
-        self._updated_at[slot] = now
-        self._tokens[slot] = tokens - 1 if tokens >= 1 else tokens
-        return tokens >= 1
-
-    def _refilled(self, tokens: float, updated_at: float, now: float) -> float:
-        return min(self._burst, tokens + max(0.0, now - updated_at) * self._rate_per_s)
+        if known is None:
+            return self._shared.take(key, now)
+        elapsed_s = max(0.0, now - known.updated_at)
+        known.tokens = min(self._burst, known.tokens + elapsed_s * self._rate_per_s)
+        known.updated_at = now
+        if known.tokens < 1:
+            return self._ports.take(client, now)
+        known.tokens -= 1
+        return True

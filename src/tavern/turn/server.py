@@ -8,7 +8,7 @@ from random import Random
 
 import attrs
 
-from tavern.addresses import IPAddress, SocketAddress
+from tavern.addresses import IPAddress, SocketAddress, source_key
 from tavern.stun.attributes import AddressFamily, encode_xor_address, family_of
 from tavern.stun.message import Attribute, AttributeType, MalformedMessage, Message, MessageClass, Method, parse
 from tavern.turn.allocations import AllocationTable
@@ -23,7 +23,7 @@ from tavern.turn.answers import (
 from tavern.turn.auth import Credentials, Identity, Nonces
 from tavern.turn.commands import Effect, RemoveFlow, SendToClient
 from tavern.turn.five_tuple import FiveTuple
-from tavern.turn.limiter import UnauthenticatedLimiter
+from tavern.turn.limiter import BURST_S, TokenBuckets, UnauthenticatedLimiter
 from tavern.turn.policy import Network, PeerPolicy
 from tavern.turn.ports import PortRange
 from tavern.turn.requests import RequestHandler
@@ -61,7 +61,7 @@ class TurnCounters:
     malformed: int = 0
     """What did not parse, or is nothing that a server answers; dropped."""
     unauthenticated: int = 0
-    """401, 438 and 400 answers to requests that proved no user."""
+    """401 and 400 answers to requests that proved no user, and 438 answers."""
     suppressed: int = 0
     """The same, but not sent: the source's limit was reached."""
 
@@ -84,6 +84,7 @@ class TurnServer:
         self.counters = TurnCounters()
         self.credentials = Credentials(config.realm, config.secrets)
         self.limiter = UnauthenticatedLimiter(config.unauthenticated_rate)
+        self._stale_answers = TokenBuckets(config.unauthenticated_rate, config.unauthenticated_rate * BURST_S)
         self.allocations = AllocationTable(_port_ranges(config, random))
         self._realm = config.realm.encode()
         self._nonces = Nonces(nonce_key)
@@ -160,9 +161,12 @@ class TurnServer:
         if (known := self._retransmitted(request, five_tuple, now)) is not None:
             return [SendToClient(five_tuple, known)]
         try:
-            identity = self._authenticate(request, five_tuple, now, unix_time_s)
+            identity = self._identify(request, five_tuple, now, unix_time_s)
         except Refusal as refusal:
-            return self._refuse_unauthenticated(request, five_tuple, refusal, now)
+            allowed = self.limiter.allows(five_tuple.client, now)
+            return self._refuse_unauthenticated(request, five_tuple, refusal, allowed=allowed)
+        if not self._nonces.accepts(request.get(AttributeType.NONCE) or b"", five_tuple.client, now):
+            return self._refuse_nonce(request, five_tuple, identity, now)
         try:
             if unknown := request.unknown_required(_KNOWN_ATTRIBUTES):
                 raise UnknownAttributes(unknown)
@@ -186,13 +190,12 @@ class TurnServer:
             return allocation.create_response
         return self._answers.find(five_tuple, request.transaction_id, request.raw, now)
 
-    def _authenticate(self, request: Message, five_tuple: FiveTuple, now: float, unix_time_s: float) -> Identity:
-        """RFC 8489 §9.2.4, in its order: which error a client sees decides whether it tries again."""
+    def _identify(self, request: Message, five_tuple: FiveTuple, now: float, unix_time_s: float) -> Identity:
+        """RFC 8489 §9.2.4 up to the nonce, in its order: which error a client sees decides whether it tries again."""
         if request.integrity_offset is None:
             raise self._challenge(ErrorCode.UNAUTHORIZED, five_tuple, now)
-        nonce = request.get(AttributeType.NONCE)
         username = request.get(AttributeType.USERNAME)
-        if nonce is None or username is None or request.get(AttributeType.REALM) is None:
+        if username is None or any(request.get(kind) is None for kind in (AttributeType.NONCE, AttributeType.REALM)):
             raise Refusal(ErrorCode.BAD_REQUEST)
         allocation = self.allocations.find(five_tuple)
         if allocation is not None and username == allocation.username and request.is_signed_with(allocation.key):
@@ -207,8 +210,6 @@ class TurnServer:
             expired = identity.expires_at <= unix_time_s
         if expired:
             raise self._challenge(ErrorCode.UNAUTHORIZED, five_tuple, now)
-        if not self._nonces.accepts(nonce, five_tuple.client, now):
-            raise self._challenge(ErrorCode.STALE_NONCE, five_tuple, now)
         return identity
 
     def _is_expired(self, request: Message, unix_time_s: float) -> bool:
@@ -219,10 +220,22 @@ class TurnServer:
         realm: Attribute = (AttributeType.REALM, self._realm)
         return Refusal(code, realm, (AttributeType.NONCE, self._nonces.issue(five_tuple.client, now)))
 
+    def _refuse_nonce(self, request: Message, five_tuple: FiveTuple, identity: Identity, now: float) -> list[Effect]:
+        """438, limited by who signed and not by address, which can be forged; for an allocation's owner, not at all.
+
+        Unheard, the owner could not refresh, and the allocation would end.
+        """
+        allocation = self.allocations.find(five_tuple)
+        allowed = (allocation is not None and allocation.key == identity.key) or self._stale_answers.take(
+            (identity.user, source_key(five_tuple.client[0])), now
+        )
+        challenge = self._challenge(ErrorCode.STALE_NONCE, five_tuple, now)
+        return self._refuse_unauthenticated(request, five_tuple, challenge, allowed=allowed)
+
     def _refuse_unauthenticated(
-        self, request: Message, five_tuple: FiveTuple, refusal: Refusal, now: float
+        self, request: Message, five_tuple: FiveTuple, refusal: Refusal, *, allowed: bool
     ) -> list[Effect]:
-        if not self.limiter.allows(five_tuple.client[0], now):
+        if not allowed:
             self.counters.suppressed += 1
             return []
         self.counters.unauthenticated += 1
