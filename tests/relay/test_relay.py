@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import attrs
 import pytest
@@ -208,6 +208,24 @@ async def test_a_new_interface_address_is_no_peer_any_more(
                 pass
 
 
+async def test_interfaces_that_cannot_be_read_end_nothing(
+    start_relay: Start, connect_client: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried = trio.Event()
+
+    def no_descriptor() -> NoReturn:
+        tried.set()
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(service, "_ADDRESS_REFRESH_S", 0.0)
+    async with start_relay() as running, connect_client(running) as client:
+        monkeypatch.setattr(service, "interface_addresses", no_descriptor)
+        with trio.fail_after(5):
+            await tried.wait()
+        await client.allocate()
+    assert "interfaces cannot be read" in caplog.text
+
+
 async def test_expired_allocations_go_without_any_packet(
     start_relay: Start, connect_client: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,7 +308,7 @@ async def test_a_crash_of_the_control_side_ends_the_thread(
     monkeypatch.setattr("tavern.relay.service.TurnServer.receive", crash)
     with trio.fail_after(5), pytest.RaisesGroup(OurBugError, flatten_subgroups=True):
         async with start_relay() as running, connect_client(running) as client:
-            await client.send(encode(Method.BINDING, MessageClass.REQUEST, bytes(12)))
+            await client.send(encode(Method.ALLOCATE, MessageClass.REQUEST, bytes(12)))
             await trio.sleep_forever()
     assert open_descriptors() == before
 
@@ -300,19 +318,21 @@ async def test_requests_beyond_the_control_queue_are_dropped_and_counted(
 ) -> None:
     monkeypatch.setattr(thread, "_MAX_CONTROL_PACKETS", 0)
     async with start_relay() as running, connect_client(running) as client:
-        await client.send(encode(Method.BINDING, MessageClass.REQUEST, bytes(12)))
+        await client.send(encode(Method.ALLOCATE, MessageClass.REQUEST, bytes(12)))
         with trio.fail_after(5):
             while running.relay.statistics().control_drops != 1:
                 await trio.lowlevel.checkpoint()
         monkeypatch.setattr(thread, "_MAX_CONTROL_PACKETS", 10)
-        assert (await client.binding()).message_class is MessageClass.SUCCESS
+        await client.allocate()
 
 
 async def test_many_requests_at_once_are_all_answered(start_relay: Start, connect_client: Connect) -> None:
     async with start_relay() as running, connect_client(running) as client:
         transactions = {os.urandom(12) for _ in range(150)}
-        for transaction_id in transactions:
-            await client.send(encode(Method.BINDING, MessageClass.REQUEST, transaction_id))
+        for number, transaction_id in enumerate(transactions):  # half of them plain, answered by the data path
+            await client.send(
+                encode(Method.BINDING, MessageClass.REQUEST, transaction_id, [(0x8022, b"us")][number % 2 :])
+            )
         assert {parse(await client.receive()).transaction_id for _ in transactions} == transactions
 
 
@@ -345,7 +365,7 @@ async def test_garbage_on_the_port_changes_nothing(start_relay: Start, connect_c
     async with start_relay() as running, connect_client(running) as client:
         for data in (b"", b"x", b"\xff" * 1200, b"\x00\x01\x00\x00", b"\x00\x03\xff\xff\x21\x12\xa4\x42" + bytes(12)):
             await client.send(data)
-        assert (await client.binding()).message_class is MessageClass.SUCCESS
+        await client.allocate()
         statistics = running.relay.statistics()
         assert statistics.drops["malformed"] + statistics.drops["malformed_request"] == 5
 

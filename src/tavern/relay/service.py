@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import secrets
 import socket
@@ -16,6 +17,7 @@ import trio
 from tavern.addresses import IPAddress, SocketAddress
 from tavern.relay.addresses import interface_addresses
 from tavern.relay.data_path import DataPath, DataPathStatistics
+from tavern.relay.routes import is_local
 from tavern.relay.sockets import open_listeners, open_relay_socket
 from tavern.relay.thread import PythonDataPath
 from tavern.stun.attributes import AddressFamily, family_of
@@ -23,6 +25,8 @@ from tavern.turn.auth import Credential
 from tavern.turn.commands import AddFlow, Effect, OpenRelaySocket
 from tavern.turn.forwarding import Drop, Traffic
 from tavern.turn.server import TurnConfig, TurnServer
+
+_log = logging.getLogger(__name__)
 
 _CONTROL_BATCH = 32  # requests between two checkpoints: about a millisecond, so that signaling does not wait
 _ADDRESS_REFRESH_S = 30.0  # how late a new interface's address becomes a forbidden peer
@@ -98,6 +102,7 @@ class Relay:
             ),
             random=random.SystemRandom(),
             nonce_key=secrets.token_bytes(32),
+            is_local=is_local,
         )
 
     async def run(self, *, task_status: trio.TaskStatus[tuple[SocketAddress, ...]] = trio.TASK_STATUS_IGNORED) -> None:
@@ -118,6 +123,7 @@ class Relay:
         self._data_path = data_path
         try:
             self._execute(self._server.set_local_addresses(self._local_addresses))
+            self._server.set_listeners(frozenset(listener.address for listener in listeners))
             data_path.start()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._serve_control, data_path)
@@ -187,7 +193,11 @@ class Relay:
     async def _refresh_addresses(self) -> None:
         while True:
             await trio.sleep(_ADDRESS_REFRESH_S)
-            self._local_addresses = interface_addresses()
+            try:
+                self._local_addresses = interface_addresses()
+            except OSError as error:  # no free file descriptor, say: those of before hold, and `is_local` is asked too
+                _log.warning("interfaces cannot be read, their former addresses hold: %s", error)
+                continue
             self._execute(self._server.set_local_addresses(self._local_addresses))
 
     def _execute(self, effects: Iterable[Effect]) -> None:

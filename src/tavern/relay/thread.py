@@ -28,7 +28,7 @@ from tavern.turn.commands import (
     UnbindChannel,
 )
 from tavern.turn.five_tuple import FiveTuple, Transport
-from tavern.turn.forwarding import CONTROL, Drop, Flow, Forwarder
+from tavern.turn.forwarding import CONTROL, Drop, Flow, Forwarder, Reply
 from tavern.turn.indications import SockAddr
 
 _MAX_DATAGRAM = 65535
@@ -57,7 +57,9 @@ class PythonDataPath:
     def __init__(self, listeners: list[Listener], own_hosts: frozenset[str]) -> None:
         """To be made inside trio. Takes the listeners over."""
         self._listeners = listeners
-        self._forwarder: Forwarder[_Endpoint] = Forwarder(own_hosts, lambda: random.getrandbits(96))
+        self._forwarder: Forwarder[_Endpoint] = Forwarder(
+            own_hosts, lambda: random.getrandbits(96), frozenset(listener.port for listener in listeners)
+        )
         self._handlers: dict[int, Callable[[float], None]] = {}
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -196,11 +198,13 @@ class PythonDataPath:
                 except OSError:
                     continue  # an ICMP error of an earlier send; it says nothing of this socket
                 local = ancillary[0][2][where] if ancillary else b""
-                output = from_client(data, (client, local), now)
+                output = from_client(data, (client, local), now, client)
                 if output is None:
                     continue
                 if output is CONTROL:
                     self._to_control(listener, data, client, local)
+                elif isinstance(output, Reply):
+                    self._send_from(listener.sock, output.data, reply_ancillary(local), client)
                 else:
                     send(output)
 
@@ -233,10 +237,18 @@ class PythonDataPath:
                 endpoint.listener.sendmsg((data,), endpoint.ancillary, 0, endpoint.client)
             else:
                 endpoint.relay.sendto(data, peer)
-        except BlockingIOError:
-            self._forwarder.drops[Drop.SEND_BUFFER_FULL] += 1
-        except OSError:
-            self._forwarder.drops[Drop.SEND_FAILED] += 1
+        except OSError as error:
+            self._count_unsent(error)
+
+    def _send_from(self, listener: socket.socket, data: bytes, ancillary: Ancillary, client: SockAddr) -> None:
+        try:
+            listener.sendmsg((data,), ancillary, 0, client)
+        except OSError as error:
+            self._count_unsent(error)
+
+    def _count_unsent(self, error: OSError) -> None:
+        reason = Drop.SEND_BUFFER_FULL if isinstance(error, BlockingIOError) else Drop.SEND_FAILED
+        self._forwarder.drops[reason] += 1
 
     def _to_control(self, listener: Listener, data: bytes, client: SockAddr, local: bytes) -> None:
         if len(self._control) >= _MAX_CONTROL_PACKETS:
@@ -298,12 +310,7 @@ class PythonDataPath:
 
     def _send_to_client(self, command: SendToClient) -> None:
         listener, client, local = self._route(command.five_tuple)
-        try:
-            listener.sock.sendmsg((command.data,), reply_ancillary(local), 0, client)
-        except BlockingIOError:
-            self._forwarder.drops[Drop.SEND_BUFFER_FULL] += 1
-        except OSError:
-            self._forwarder.drops[Drop.SEND_FAILED] += 1
+        self._send_from(listener.sock, command.data, reply_ancillary(local), client)
 
     def _route(self, five_tuple: FiveTuple) -> tuple[Listener, SockAddr, bytes]:
         """The listener, the client as its socket names it, and the local address."""
