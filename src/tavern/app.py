@@ -81,13 +81,15 @@ class _Shutdown:
     """Cancelled by a signal that comes before anything is open."""
     at_once: Callable[[], None] | None = None
     """Set once something is open that can be stopped less politely."""
+    impatient: bool = False
 
     async def watch(self, signals: AsyncIterator[int]) -> None:
         async for _ in signals:
             if self.at_once is None:
                 self.deciding.cancel()
-            elif self.requested.is_set():
-                log_event(_log, logging.WARNING, "another signal: ending at once")
+            elif self.requested.is_set() and not self.impatient:
+                self.impatient = True
+                log_event(_log, logging.WARNING, "ending-at-once", reason="second signal")
                 self.at_once()
             self.requested.set()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -62,6 +63,10 @@ def _serve(environment: Mapping[str, str]) -> int:
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         for line in unknown_variables(environment):
             _say(f"warning: {line}")
+        # The server listens for them from its first moment to its last. What comes after that would kill Python while
+        # it finalizes, and a clean end would look like none.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
         trio.run(partial(serve, settings, environment, _say), strict_exception_groups=True)
     except* StartupError as group:
         for error in _leaves(group):

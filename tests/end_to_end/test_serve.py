@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -190,6 +190,19 @@ async def test_a_signal_drains_tells_everybody_and_exits_with_0(signal_number: i
                 await client.next_event()
             assert lost.value.code == 1001
         assert await trio.to_thread.run_sync(server.process.wait, 10) == 0
+        assert "Traceback" not in "".join(server.lines)
+
+
+def test_any_number_of_signals_is_a_clean_end() -> None:
+    """As they come from impatient people and supervisors: while it drains, while it closes, after it has."""
+    with running_server() as server:
+        for sent in range(1000):
+            server.process.send_signal(signal.SIGTERM if sent % 2 else signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                server.process.wait(0.003)
+                break
+        assert sent > 1
+        assert server.process.returncode == 0
         assert "Traceback" not in "".join(server.lines)
 
 
