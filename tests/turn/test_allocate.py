@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from tavern.stun.attributes import AddressFamily, decode_lifetime, decode_xor_address
-from tavern.stun.message import Attribute, AttributeType, Message, MessageClass, Method
+from tavern.stun.message import Attribute, AttributeType, Message, MessageClass, Method, encode
 from tavern.turn.commands import AddFlow, RemoveFlow, SendToClient
 from tavern.turn.five_tuple import Transport
 
@@ -215,6 +215,17 @@ def test_a_retransmitted_allocate_gets_the_same_answer_and_never_437(world: Worl
         world.tick(seconds)
         assert world.receive(request, client.five_tuple) == first
     assert len(world.server.allocations) == 1
+
+
+def test_only_the_owner_gets_the_answer_to_a_retransmitted_allocate(world: World) -> None:
+    """Who saw the transaction id is not told the rest."""
+    client = world.client()
+    request = client.encode(Method.ALLOCATE, UDP)
+    world.receive(request, client.five_tuple)
+    transaction_id = request[8:20]
+    answer = client.exchange(encode(Method.ALLOCATE, MessageClass.REQUEST, transaction_id, [UDP]))
+    assert answer is not None
+    assert answer.get(AttributeType.ERROR_CODE) == b"\x00\x00\x04\x01"
 
 
 @pytest.mark.parametrize("more", [(), ((AttributeType.SOFTWARE, bytes(1900)),)], ids=["usual", "largest"])

@@ -129,6 +129,36 @@ def test_an_expired_username_does_not_pass_for_another_ones_allocation(world: Wo
     assert stranger.error(Method.REFRESH) == 401
 
 
+def test_an_expired_username_gets_401_for_allocate_also_where_its_allocation_lives(world: World) -> None:
+    client = world.client()
+    client.allocate((AttributeType.LIFETIME, (3600).to_bytes(4, "big")))
+    assert client.error(Method.ALLOCATE, UDP) == 437
+    world.tick(700)
+    assert client.error(Method.ALLOCATE, UDP) == 401
+    assert client.error(Method.REFRESH) == 0
+
+
+def test_an_allocations_key_proves_its_own_username_only(world: World) -> None:
+    client = world.client()
+    client.allocate()
+    assert client.nonce is not None
+    login = (
+        (AttributeType.USERNAME, world.credential("eve").username.encode()),
+        (AttributeType.REALM, client.realm),
+        (AttributeType.NONCE, client.nonce),
+    )
+    request = encode(Method.REFRESH, MessageClass.REQUEST, b"0123456789ab", login, integrity_key=client.key)
+    assert code(client, request) == 401
+
+
+@pytest.mark.parametrize(("length", "expected"), [(508, 0), (509, 401)])
+def test_rfc8489_14_3_a_username_is_shorter_than_509_bytes(world: World, length: int, expected: int) -> None:
+    username = "1700000600:".ljust(length, "x")
+    password = base64.b64encode(hmac.digest(b"north", username.encode(), "sha1")).decode()
+    client = attrs.evolve(world.client(), credential=Credential(username, password, 0))
+    assert client.error(Method.ALLOCATE, UDP) == expected
+
+
 def test_a_second_secret_is_accepted_while_one_rotates(make_world: type[World]) -> None:
     old = make_world(secrets=("old",)).credential()
     world = make_world(secrets=("new", "old"))

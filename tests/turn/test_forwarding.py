@@ -309,6 +309,24 @@ def test_our_own_services_are_no_peers_either_way() -> None:
     assert forwarder.drops[Drop.NO_RELAYED_PEER] == 3
 
 
+def test_a_channel_to_a_relayed_address_that_is_gone_reaches_no_service_in_its_place() -> None:
+    forwarder, _, _ = two_flows()
+    permit(forwarder, RELAY, 1, ours=True)
+    forwarder.bind_channel(BindChannel(1, 0x4000, (RELAY, 50002), 600.0, relayed_only=True))
+    forwarder.remove_flow(RemoveFlow(2))
+    assert forwarder.from_client(channel_data(0x4000, b"x"), CLIENT, 0.0) is None
+    assert forwarder.drops[Drop.NO_RELAYED_PEER] == 1
+
+
+def test_a_refreshed_permission_is_what_it_was_refreshed_to() -> None:
+    forwarder, one, _ = two_flows()
+    data = send_indication(b"x", RELAY, 8080)
+    for ours in (True, False, True):
+        permit(forwarder, RELAY, 1, ours=ours)
+        assert forwarder.from_client(data, CLIENT, 0.0) == (None if ours else (one, b"x", (RELAY, 8080)))
+        assert (forwarder.from_peer(one, b"x", (RELAY, 8080), 0.0) is None) == ours
+
+
 def test_where_the_operator_allows_our_address_its_services_are_peers() -> None:
     forwarder, one, _ = two_flows()
     permit(forwarder, RELAY, 1, ours=False)

@@ -201,6 +201,38 @@ def test_our_relayed_address_is_permitted_while_another_allocation_lives(world: 
     assert client.permit("198.51.100.1") == 403
 
 
+def test_an_allocation_of_the_other_family_is_nobodys_peer(world: World, client: Client) -> None:
+    world.client(port=4001).allocate(IPV6_FAMILY)
+    assert client.permit("198.51.100.1") == 403
+    world.client(port=4002).allocate()
+    assert client.permit("198.51.100.1") == 0
+
+
+def test_an_interfaces_new_address_leaves_permissions_for_relayed_addresses(world: World, client: Client) -> None:
+    other = world.client(port=4001)
+    _, port = other.allocate()
+    assert client.bind(0x4000, "198.51.100.1", port) == 0
+    assert other.error(Method.REFRESH, (AttributeType.LIFETIME, bytes(4))) == 0
+    assert world.server.set_local_addresses(frozenset({ip_address("9.9.2.8")})) == []
+
+
+def test_permissions_are_judged_again_only_when_the_interfaces_changed(world: World, client: Client) -> None:
+    """The kernel's word is asked for then, too: an interface brings addresses that it does not list."""
+    first, second = frozenset({ip_address("9.9.2.8")}), frozenset({ip_address("9.9.2.9")})
+    assert client.permit(PEER) == 0
+    assert world.server.set_local_addresses(first) == []
+    world.kernels_own.add(ip_address(PEER))
+    assert world.server.set_local_addresses(first) == []
+    assert world.server.set_local_addresses(second) == [RevokePermission(1, PEER)]
+
+
+def test_what_the_kernel_calls_its_own_403(world: World, client: Client) -> None:
+    world.kernels_own.add(ip_address(PEER))
+    assert client.permit(PEER) == 403
+    assert client.bind(0x4000, PEER, 5000) == 403
+    assert client.permit("9.9.2.2") == 0
+
+
 def test_an_interfaces_new_address_withdraws_permissions_and_channels_for_it(world: World, client: Client) -> None:
     assert client.permit("9.9.2.9") == 0
     assert client.bind(0x4000, "9.9.2.8", 5000) == 0
