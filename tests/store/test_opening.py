@@ -140,6 +140,63 @@ def make_newer(path: Path) -> None:
     connection.close()
 
 
+TAVERNS_SQL = (
+    "CREATE TABLE taverns (id TEXT PRIMARY KEY, name TEXT, icon TEXT, creator_public_key TEXT, signaling_url TEXT, "
+    "created_at TEXT)"
+)
+CHANNELS_SQL = "CREATE TABLE channels (id TEXT PRIMARY KEY, tavern_id TEXT, name TEXT, created_at TEXT)"
+
+
+@pytest.mark.parametrize(
+    ("statements", "words"),
+    [
+        (
+            ("CREATE TRIGGER t AFTER INSERT ON taverns BEGIN INSERT INTO audit VALUES (NEW.id); END",),
+            ("no such table", "audit"),
+        ),
+        (
+            ("CREATE TRIGGER t AFTER INSERT ON channels BEGIN SELECT RAISE(ROLLBACK, 'closed'); END",),
+            ("closed",),
+        ),
+        (("ALTER TABLE taverns ADD COLUMN owner TEXT NOT NULL DEFAULT NULL",), ("NOT NULL", "taverns.owner")),
+        (
+            (
+                "DROP TABLE channels",
+                "CREATE TABLE channels (id TEXT, tavern_id TEXT REFERENCES pubs (id), name TEXT, created_at TEXT)",
+            ),
+            ("no such table", "pubs"),
+        ),
+    ],
+)
+async def test_a_database_that_no_tavern_can_be_stored_in_is_refused_at_once(
+    path: Path, statements: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    """Not at the first create-tavern, which a stranger sends."""
+    connection = sqlite3.connect(path)
+    for statement in (TAVERNS_SQL, CHANNELS_SQL, *statements):
+        connection.execute(statement)
+    connection.close()
+    await assert_refused(path, "no new tavern can be stored", "TAVERN_DB_PATH", *words)
+    await assert_refused(path, "no new tavern can be stored")  # and not only at the first start
+    connection = sqlite3.connect(path)
+    assert connection.execute("SELECT count(*) FROM taverns").fetchone() == (0,)
+    connection.close()
+
+
+async def test_trying_whether_a_tavern_can_be_stored_leaves_nothing(path: Path) -> None:
+    connection = sqlite3.connect(path)
+    for statement in (TAVERNS_SQL, CHANNELS_SQL, "CREATE TABLE audit (id TEXT)"):
+        connection.execute(statement)
+    connection.execute("CREATE TRIGGER t AFTER INSERT ON taverns BEGIN INSERT INTO audit VALUES (NEW.id); END")
+    connection.close()
+    async with open_sqlite_store(path) as store:
+        assert store.tavern_count() == 0
+    connection = sqlite3.connect(path)
+    for table in ("taverns", "channels", "audit"):
+        assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)  # noqa: S608
+    connection.close()
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

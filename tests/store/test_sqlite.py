@@ -165,6 +165,27 @@ async def test_a_failing_item_fails_alone(path: Path, records: Records, lock_out
         await store.create_tavern(bad, ())  # its id was given back
 
 
+async def test_what_another_program_breaks_in_the_file_fails_writes_and_ends_nothing(
+    path: Path, records: Records, caplog: pytest.LogCaptureFixture
+) -> None:
+    tavern, channels = records.tavern()
+    late, late_channels = records.tavern()
+    async with open_sqlite_store(path) as store:
+        await store.create_tavern(tavern, channels)
+        connection = sqlite3.connect(path, isolation_level=None)
+        connection.execute("CREATE TRIGGER t AFTER INSERT ON taverns BEGIN INSERT INTO audit VALUES (NEW.id); END")
+        with pytest.raises(WriteFailed, match="no such table"):
+            await store.create_tavern(late, late_channels)
+        assert store.tavern(late.id) is None
+        assert store.tavern(tavern.id) == tavern
+        [record] = caplog.records
+        assert record.levelname == "ERROR"
+        assert "no such table" in record.getMessage()
+        connection.execute("DROP TRIGGER t")
+        connection.close()
+        await store.create_tavern(late, late_channels)
+
+
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system of 512 KiB."""

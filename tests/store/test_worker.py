@@ -42,7 +42,7 @@ def too_few_values(connection: sqlite3.Connection) -> None:
 
 @pytest.mark.parametrize(
     ("work", "cause"),
-    [(buggy, Bug), (wrong_sql, sqlite3.OperationalError), (too_few_values, sqlite3.ProgrammingError)],
+    [(buggy, Bug), (too_few_values, sqlite3.ProgrammingError)],
 )
 async def test_a_bug_in_the_thread_ends_everything_with_its_cause(
     work: Callable[[sqlite3.Connection], None], cause: type[Exception]
@@ -66,6 +66,18 @@ async def test_a_bug_in_the_thread_ends_everything_with_its_cause(
     with pytest.raises(trio.ClosedResourceError):
         await worker.run(buggy, settled.append)
     await worker.stop()  # returns: there is nothing left to wait for
+
+
+async def test_sql_that_the_file_cannot_do_fails_alone() -> None:
+    settled: list[bool] = []
+    worker = Worker(memory_database)
+    await worker.start()
+    with pytest.raises(WriteFailed, match="no such table"):
+        await worker.run(wrong_sql, settled.append)
+    await worker.run(lambda _connection: None, settled.append)
+    assert settled == [False, True]
+    await worker.stop()
+    await worker.supervise()
 
 
 async def test_a_bug_in_the_thread_cancels_the_block_of_the_store(

@@ -27,7 +27,7 @@ class StoreBusy(RemoteError):
 
 
 class WriteFailed(RemoteError):
-    """The disk refused; the record does not exist for readers. Reads, and later writes, go on."""
+    """The disk refused, or the file did; the record does not exist for readers. Reads, and later writes, go on."""
 
 
 class NoSuchTavern(RemoteError):

@@ -8,8 +8,10 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from uuid import uuid4
 
 import trio
 
@@ -181,15 +183,44 @@ def _connected(path: Path) -> sqlite3.Connection:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    """Check, then migrate, then set: a database that is refused stays as it is."""
+    """Check, migrate, try, set: a database that is refused stays as it is (migrated, where trying it failed)."""
     # Damage can stay unseen for weeks until a query meets it. 12,000 taverns are checked and read in 90 ms.
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise StartupError(f"it is damaged ({_one_line(verdict)}): restore a backup")
     migrate(connection)
+    connection.execute("PRAGMA foreign_keys = ON")
+    _try_writing(connection)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _try_writing(connection: sqlite3.Connection) -> None:
+    """Store a tavern and take it back: triggers or columns that are not ours must fail here, not under strangers."""
+    moment = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    tavern_id, channel_id = (str(uuid4()) for _ in range(2))
+    tavern = TavernRecord(
+        id=tavern_id,
+        name="Trial",
+        icon="",
+        creator_public_key="00" * 32,
+        signaling_url="ws://localhost:3001",
+        created_at=moment,
+    )
+    channel = ChannelRecord(id=channel_id, tavern_id=tavern_id, name="General", created_at=moment)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        _insert_tavern(tavern, (channel,), connection)
+    except sqlite3.DatabaseError as error:
+        if _primary_code(error) not in {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT}:
+            raise
+        raise StartupError(
+            f"no new tavern can be stored in it ({_one_line(str(error))}): "
+            "remove its triggers, columns and constraints that are not Tavern's, or set TAVERN_DB_PATH to another file"
+        ) from error
+    finally:
+        if connection.in_transaction:  # a trigger may have ended it
+            connection.execute("ROLLBACK")
 
 
 def _load(connection: sqlite3.Connection, index: Index) -> None:
@@ -235,8 +266,12 @@ def _explained(error: sqlite3.DatabaseError) -> str:
         sqlite3.SQLITE_FULL: "make room on the disk",
         sqlite3.SQLITE_ERROR: "its tables are not Tavern's: set TAVERN_DB_PATH to another file",
     }
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code; the rest says where in SQLite
-    return f"{_one_line(str(error))}: {advice.get(code, 'mend its permissions or its disk')}"
+    return f"{_one_line(str(error))}: {advice.get(_primary_code(error), 'mend its permissions or its disk')}"
+
+
+def _primary_code(error: sqlite3.DatabaseError) -> int:
+    """Without the part that says where in SQLite; 0 where Python itself raised it."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 def _one_line(text: str) -> str:

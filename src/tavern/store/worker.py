@@ -167,6 +167,8 @@ class Worker:
         self._batch = batch = [first]
         try:
             connection.execute("BEGIN IMMEDIATE")
+            # Learns of a schema that another program has mended: an insert that fails to compile never does.
+            connection.execute("SELECT count(*) FROM sqlite_schema WHERE 0").fetchone()
             self._apply(connection, first)
             while (job := self._next_of(batch)) is not None:
                 self._apply(connection, job)
@@ -213,7 +215,7 @@ class Worker:
                 raise
             connection.execute("ROLLBACK TO item")
             job.error = error
-            logger.error("store: a write failed: %s", error)  # noqa: TRY400  - the disk's fault, no bug of ours
+            logger.error("store: a write failed: %s", error)  # noqa: TRY400  - the disk's or the file's fault
         connection.execute("RELEASE item")
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
@@ -245,7 +247,9 @@ def _wake(batch: list[_Job]) -> None:
 
 
 def _raise_if_ours(error: sqlite3.DatabaseError) -> None:
-    """Go on raising `error` if wrong SQL or misuse is the reason, not the disk."""
-    code = getattr(error, "sqlite_errorcode", None)
-    if isinstance(error, sqlite3.ProgrammingError) or code in {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISUSE}:
+    """Go on raising `error` if misuse of SQLite is the reason, not the disk or what is in the file.
+
+    SQLITE_ERROR is not ours: our statements were tried when the file was opened, and another program may change it.
+    """
+    if isinstance(error, sqlite3.ProgrammingError) or getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_MISUSE:
         raise error
