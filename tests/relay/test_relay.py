@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from tavern.errors import StartupError
-from tavern.relay import service, sockets, thread
+from tavern.relay import control_queue, service, sockets
 from tavern.relay.addresses import interface_addresses, primary_ipv4, primary_ipv6
 from tavern.relay.service import Relay, RelayConfig
 from tavern.stun.attributes import decode_xor_address
@@ -316,13 +316,13 @@ async def test_a_crash_of_the_control_side_ends_the_thread(
 async def test_requests_beyond_the_control_queue_are_dropped_and_counted(
     start_relay: Start, connect_client: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(thread, "_MAX_CONTROL_PACKETS", 0)
+    monkeypatch.setattr(control_queue, "_MAX_BYTES", 0)
     async with start_relay() as running, connect_client(running) as client:
         await client.send(encode(Method.ALLOCATE, MessageClass.REQUEST, bytes(12)))
         with trio.fail_after(5):
             while running.relay.statistics().control_drops != 1:
                 await trio.lowlevel.checkpoint()
-        monkeypatch.setattr(thread, "_MAX_CONTROL_PACKETS", 10)
+        monkeypatch.setattr(control_queue, "_MAX_BYTES", 100_000)
         await client.allocate()
 
 

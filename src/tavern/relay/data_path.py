@@ -7,17 +7,9 @@ from typing import Protocol
 
 import attrs
 
+from tavern.relay.control_queue import ControlPacket
 from tavern.turn.commands import AddFlow, Command
-from tavern.turn.five_tuple import FiveTuple
 from tavern.turn.forwarding import Traffic
-
-
-@attrs.frozen
-class ControlPacket:
-    """A datagram from a client that the data path does not decide on: requests, mostly."""
-
-    data: bytes
-    five_tuple: FiveTuple
 
 
 @attrs.frozen
@@ -44,8 +36,8 @@ class DataPath(Protocol):
     def submit(self, command: Command) -> None:
         """Executes any other command."""
 
-    def take_control_packets(self, limit: int) -> list[ControlPacket]:
-        """The oldest control packets, at most `limit`; empty if there are none."""
+    def take_control_packet(self, now: float) -> ControlPacket | None:
+        """The next control packet that is still worth an answer at `now`; None if there is none."""
 
     def statistics(self) -> DataPathStatistics:
         """What moved and what was dropped."""

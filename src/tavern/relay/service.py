@@ -28,7 +28,7 @@ from tavern.turn.server import TurnConfig, TurnServer
 
 _log = logging.getLogger(__name__)
 
-_CONTROL_BATCH = 32  # requests between two checkpoints: about a millisecond, so that signaling does not wait
+_CONTROL_BATCH_S = 0.001  # requests are served so long between two checkpoints: signaling waits no longer
 _ADDRESS_REFRESH_S = 30.0  # how late a new interface's address becomes a forbidden peer
 
 
@@ -167,13 +167,19 @@ class Relay:
     async def _serve_control(self, data_path: DataPath) -> None:
         while True:
             await data_path.wait_control_packets()
-            while packets := data_path.take_control_packets(_CONTROL_BATCH):
-                now = time.monotonic()
-                unix_time_s = self._wall_clock()
-                for packet in packets:
-                    self._execute(self._server.receive(packet.data, packet.five_tuple, now, unix_time_s))
-                self._announce_deadline()
+            while self._serve_batch(data_path):
                 await trio.lowlevel.checkpoint()
+
+    def _serve_batch(self, data_path: DataPath) -> bool:
+        """Whether its time ended it, and not the last packet."""
+        now = time.monotonic()
+        ends_at = now + _CONTROL_BATCH_S
+        unix_time_s = self._wall_clock()
+        while now < ends_at and (packet := data_path.take_control_packet(now)) is not None:
+            self._execute(self._server.receive(packet.data, packet.five_tuple, now, unix_time_s))
+            now = time.monotonic()
+        self._announce_deadline()
+        return now >= ends_at
 
     async def _serve_timers(self) -> None:
         while True:

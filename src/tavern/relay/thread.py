@@ -15,7 +15,9 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from tavern.relay.data_path import ControlPacket, DataPathStatistics
+from tavern.addresses import SocketAddress
+from tavern.relay.control_queue import ControlPacket, ControlQueue
+from tavern.relay.data_path import DataPathStatistics
 from tavern.relay.sockets import Ancillary, Listener, dropped_packets, local_address_in_pktinfo, reply_ancillary
 from tavern.turn.commands import (
     AddFlow,
@@ -36,7 +38,6 @@ _ANCILLARY_SIZE = 64  # one in6_pktinfo with its header is 40
 _LISTENER_DRAIN = 128  # all clients share a listener
 _RELAY_DRAIN = 32  # a flooded allocation waits for the others after so many
 _MAX_EVENTS = 64  # sockets served before commands are looked at again: at most 64 * 32 packets, some 15 ms
-_MAX_CONTROL_PACKETS = 2048  # some 100 ms of the control side's work; clients send lost requests again
 _STOP_TIMEOUT_S = 5.0  # far beyond what a turn of the loop takes; a thread that hangs is left behind
 
 
@@ -67,7 +68,7 @@ class PythonDataPath:
         self._commands: deque[Command | tuple[AddFlow, socket.socket]] = deque()
         self._wake_pending = False
         self._stopping = False
-        self._control: deque[ControlPacket] = deque()
+        self._control = ControlQueue()
         self._control_announced = False
         self._control_ready = trio.Event()
         self._closed_drops = 0
@@ -98,15 +99,16 @@ class PythonDataPath:
         self._commands.append(command)
         self._wake()
 
-    def take_control_packets(self, limit: int) -> list[ControlPacket]:
+    def take_control_packet(self, now: float) -> ControlPacket | None:
         """See DataPath."""
-        return [self._control.popleft() for _ in range(min(limit, len(self._control)))]
+        return self._control.take(now)
 
     def statistics(self) -> DataPathStatistics:
         """See DataPath."""
         drops = dict(self._forwarder.drops)
         lost = sum(dropped_packets(listener.sock) for listener in self._listeners)
         drops[Drop.RECEIVE_BUFFER_FULL] += lost + self._closed_drops
+        drops[Drop.CONTROL_QUEUE_FULL] += self._control.dropped
         with self._counting:
             traffic = self._forwarder.traffic()
         return DataPathStatistics(traffic=traffic, drops=drops)
@@ -193,16 +195,14 @@ class PythonDataPath:
             for _ in range(_LISTENER_DRAIN):
                 try:
                     data, ancillary, _flags, client = receive(_MAX_DATAGRAM, _ANCILLARY_SIZE)
-                except BlockingIOError:
-                    return
                 except OSError:
-                    continue  # an ICMP error of an earlier send; it says nothing of this socket
+                    return  # nothing is left; or an ICMP error of an earlier send, after which epoll tells of the rest
                 local = ancillary[0][2][where] if ancillary else b""
                 output = from_client(data, (client, local), now, client)
                 if output is None:
                     continue
                 if output is CONTROL:
-                    self._to_control(listener, data, client, local)
+                    self._to_control(listener, data, client, local, now)
                 elif isinstance(output, Reply):
                     self._send_from(listener.sock, output.data, reply_ancillary(local), client)
                 else:
@@ -219,10 +219,8 @@ class PythonDataPath:
             for _ in range(_RELAY_DRAIN):
                 try:
                     data, peer = receive(_MAX_DATAGRAM)
-                except BlockingIOError:
-                    return
                 except OSError:
-                    continue
+                    return
                 output = from_peer(flow, data, peer, now)
                 if output is not None:
                     send(output)
@@ -250,13 +248,11 @@ class PythonDataPath:
         reason = Drop.SEND_BUFFER_FULL if isinstance(error, BlockingIOError) else Drop.SEND_FAILED
         self._forwarder.drops[reason] += 1
 
-    def _to_control(self, listener: Listener, data: bytes, client: SockAddr, local: bytes) -> None:
-        if len(self._control) >= _MAX_CONTROL_PACKETS:
-            self._forwarder.drops[Drop.CONTROL_QUEUE_FULL] += 1
+    def _to_control(self, listener: Listener, data: bytes, client: SockAddr, local: bytes, now: float) -> None:
+        five_tuple = _five_tuple(listener, client, local)
+        has_flow = self._forwarder.has_flow((client, local))
+        if not self._control.put(ControlPacket(data, five_tuple, now), has_flow=has_flow):
             return
-        host = socket.inet_ntop(listener.family, local) if local else listener.address[0]
-        five_tuple = FiveTuple(Transport.UDP, (client[0], client[1]), (host, listener.port))
-        self._control.append(ControlPacket(data, five_tuple))
         if not self._control_announced:
             self._control_announced = True
             try:
@@ -314,22 +310,25 @@ class PythonDataPath:
 
     def _route(self, five_tuple: FiveTuple) -> tuple[Listener, SockAddr, bytes]:
         """The listener, the client as its socket names it, and the local address."""
-        host, port = five_tuple.client
         server_host = five_tuple.server[0]
         family = socket.AF_INET6 if ":" in server_host else socket.AF_INET
         candidates = [listener for listener in self._listeners if listener.family == family]
         listener = next((one for one in candidates if one.address[0] == server_host), candidates[0])
-        local = socket.inet_pton(family, server_host)
-        if family == socket.AF_INET:
-            return listener, (host, port), local
-        _, _, zone = host.partition("%")
-        return listener, (host, port, 0, _scope_id(zone)), local
+        return listener, _sockaddr(five_tuple.client), socket.inet_pton(family, server_host)
 
 
-def _scope_id(zone: str) -> int:
-    if not zone:
-        return 0
-    try:
-        return socket.if_nametoindex(zone)
-    except OSError:
-        return 0  # the interface is gone; the send will fail and be counted
+def _five_tuple(listener: Listener, client: SockAddr, local: bytes) -> FiveTuple:
+    """As `_sockaddr` reads it: a link-local client's host has its interface's number as the zone, `fe80::1%2`."""
+    scope = client[3] if len(client) == 4 else 0
+    client_host = f"{client[0]}%{scope}" if scope else client[0]
+    host = socket.inet_ntop(listener.family, local) if local else listener.address[0]
+    return FiveTuple(Transport.UDP, (client_host, client[1]), (host, listener.port))
+
+
+def _sockaddr(client: SocketAddress) -> SockAddr:
+    """The client as recvmsg named it."""
+    host, port = client
+    if ":" not in host:
+        return host, port
+    host, _, scope = host.partition("%")
+    return host, port, 0, int(scope or 0)
