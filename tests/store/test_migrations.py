@@ -170,6 +170,32 @@ async def test_what_is_unreadable_in_one_row_does_not_hide_the_others(path: Path
         assert connection.execute("SELECT created_at FROM taverns WHERE id = 't-1'").fetchone() == ("yesterday",)
 
 
+async def test_bytes_are_read_as_the_text_they_were_meant_as(path: Path) -> None:
+    old_database(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(
+            "UPDATE taverns SET id = ?, name = ?, icon = ?, creator_public_key = ?, signaling_url = ?, created_at = ? "
+            "WHERE id = 't-1'",
+            (b"t-1", "Bree \N{BEER MUG}".encode(), b"\xff", b"key", b"ws://bree", MOMENT.encode()),
+        )
+        connection.execute(
+            "UPDATE channels SET id = ?, tavern_id = ?, name = ? WHERE id = 'c-5'", (b"c-5", b"t-1", b"\xe9")
+        )
+        connection.commit()
+    async with open_sqlite_store(path) as store:
+        assert store.tavern("t-1") == TavernRecord(
+            id="t-1",
+            name="Bree \N{BEER MUG}",
+            icon="\N{REPLACEMENT CHARACTER}",
+            creator_public_key="key",
+            signaling_url="ws://bree",
+            created_at=MOMENT,
+        )
+        assert store.channels("t-1") == (
+            ChannelRecord(id="c-5", tavern_id="t-1", name="\N{REPLACEMENT CHARACTER}", created_at=MOMENT),
+        )
+
+
 async def test_a_migration_that_fails_halfway_leaves_the_database_as_it_was(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -229,17 +229,16 @@ def _load(connection: sqlite3.Connection, index: Index) -> None:
     for channel_id, tavern_id, name, created_at in connection.execute(
         "SELECT id, tavern_id, name, created_at FROM channels WHERE id IS NOT NULL ORDER BY rowid"
     ):
-        channels[str(tavern_id)].append(
-            ChannelRecord(
-                id=str(channel_id), tavern_id=str(tavern_id), name=_text(name), created_at=_moment(created_at)
-            )
+        channel = ChannelRecord(
+            id=_text(channel_id), tavern_id=_text(tavern_id), name=_text(name), created_at=_moment(created_at)
         )
+        channels[channel.tavern_id].append(channel)
     for tavern_id, name, icon, key, url, created_at in connection.execute(
         "SELECT id, name, icon, creator_public_key, signaling_url, created_at FROM taverns "
         "WHERE id IS NOT NULL ORDER BY rowid"
     ):
         tavern = TavernRecord(
-            id=str(tavern_id),
+            id=_text(tavern_id),
             name=_text(name),
             icon=_text(icon),
             creator_public_key=_text(key),
@@ -250,11 +249,14 @@ def _load(connection: sqlite3.Connection, index: Index) -> None:
 
 
 def _text(value: object) -> str:
+    """SQLite keeps what it was given, whatever the column says: also numbers, and bytes where text was meant."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
     return "" if value is None else str(value)
 
 
 def _moment(value: object) -> str:
-    return iso_utc(value) or UNKNOWN_MOMENT
+    return iso_utc(_text(value) if isinstance(value, bytes) else value) or UNKNOWN_MOMENT
 
 
 def _explained(error: sqlite3.DatabaseError) -> str:
