@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,9 +15,9 @@ import pytest
 
 import tavern
 from tavern.relay.routes import is_local
+from tests.relay.namespaces import in_namespace, needs_namespaces
 
 NAMESPACE = """
-ip link set lo up
 ip link add v0 type veth peer name v1
 ip link set v0 up
 ip link set v1 up
@@ -29,7 +28,6 @@ ip route add local 198.51.100.0/24 dev lo
 ip route add local 198.18.0.0/24 dev lo src 203.0.113.7
 ip -6 route add local 2600:db8:9::/48 dev lo
 ip route add blackhole 9.9.9.0/24
-exec "$@"
 """
 ASK = """
 import sys
@@ -57,23 +55,11 @@ FOREIGN = {
 }
 
 
-def in_namespace(*command: str) -> list[str]:
-    return ["unshare", "--map-root-user", "--net", "sh", "-ec", NAMESPACE, "sh", *command]
-
-
-def may_make_namespaces() -> bool:
-    if not all(map(shutil.which, ("unshare", "ip", "sysctl"))):
-        return False
-    return subprocess.run(in_namespace("true"), capture_output=True, check=False).returncode == 0
-
-
-@pytest.mark.skipif(
-    not may_make_namespaces(), reason="NETWORK NAMESPACES ARE NOT PERMITTED HERE: AnyIP and anycast not tested"
-)
+@needs_namespaces
 def test_what_no_interface_lists_is_this_machines_own() -> None:
     addresses = [*OWN, *FOREIGN]
     environment = {**os.environ, "PYTHONPATH": str(Path(tavern.__file__).parents[1])}
-    command = in_namespace(sys.executable, "-c", ASK, *addresses)
+    command = in_namespace(NAMESPACE, sys.executable, "-c", ASK, *addresses)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=30)
     answers = dict(zip(addresses, done.stdout.split(), strict=True))
     assert answers == dict.fromkeys(OWN, "True") | dict.fromkeys(FOREIGN, "False")
