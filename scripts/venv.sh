@@ -48,13 +48,34 @@ find_python() {
     fi
 }
 
+# version_of PYTHON: such as 3.11, by which its packages' directory is named; nothing if it does not run.
+version_of() { "$1" -c 'import sys; print(*sys.version_info[:2], sep=".")' 2>/dev/null || true; }
+
+# make_venv DIRECTORY: a new virtual environment, in the place of what was one. The mark is written last: a virtual
+# environment works only where it was made, and only with the Python that it was made with.
+make_venv() {
+    find_python
+    if [ -f "$1/pyvenv.cfg" ]; then
+        rm -rf "$1"
+    elif [ -e "$1" ] && ! rmdir "$1" 2>/dev/null; then
+        fail "$PWD/$1 is no virtual environment of Python: move it away, the scripts keep theirs there"
+    fi
+    "$python" -m venv "$1" || fail "could not make $PWD/$1"
+    printf '%s' "$PWD $(version_of "$1/bin/python")" > "$1/made-for"
+}
+
 # install_into DIRECTORY WHAT: the virtual environment in DIRECTORY has WHAT ('.' or '.[test]') of this very checkout.
 install_into() {
-    state=$(find src pyproject.toml README.md -type f ! -name '*.pyc' -exec cksum {} + | LC_ALL=C sort | cksum)
-    if [ "$(cat "$1/installed" 2>/dev/null)" = "$2 $state" ]; then return; fi
-    find_python
+    state="$2 $(find src pyproject.toml README.md -type f ! -name '*.pyc' -exec cksum {} + | LC_ALL=C sort | cksum)"
+    version=$(version_of "$1/bin/python")
+    made_for=$(cat "$1/made-for" 2>/dev/null) || made_for=
+    installed=$(cat "$1/installed" 2>/dev/null) || installed=
+    is_ours=
+    if [ -n "$version" ] && [ "$made_for" = "$PWD $version" ]; then is_ours=yes; fi
+    if [ -n "$is_ours" ] && [ "$installed" = "$state" ]; then return; fi
     say "Installing Tavern into $1 (once for each version; this takes a minute) ..."
-    [ -x "$1/bin/pip" ] || "$python" -m venv "$1" || fail "could not make $1"
-    "$1/bin/pip" --disable-pip-version-check install --quiet "$2" || fail "could not install into $1 (see above)"
-    printf '%s' "$2 $state" > "$1/installed"
+    [ -n "$is_ours" ] || make_venv "$1"
+    rm -f "$1/installed"  # until it is known again what is there
+    "$1/bin/python" -m pip --disable-pip-version-check install --quiet "$2" || fail "could not install into $1 (see above)"
+    printf '%s' "$state" > "$1/installed"
 }
