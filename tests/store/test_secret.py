@@ -26,6 +26,30 @@ def test_a_secret_is_made_once_and_reused(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["turn-secret"]
 
 
+def test_a_new_secret_is_on_the_disk_before_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First the whole file, then the name by which it is found."""
+    path = tmp_path / "turn-secret"
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def seen(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            assert os.path.samestat(os.fstat(descriptor), tmp_path.stat())
+            assert path.exists()
+            synced.append("directory")
+        else:
+            assert os.fstat(descriptor).st_size >= 40
+            assert not path.exists()
+            synced.append("file")
+        fsync(descriptor)
+
+    monkeypatch.setattr(secret_module.os, "fsync", seen)  # type: ignore[attr-defined]
+    load_or_create_secret(path)
+    assert synced == ["file", "directory"]
+    load_or_create_secret(path)
+    assert len(synced) == 2
+
+
 def test_an_operators_own_secret_is_taken_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "turn-secret"
     path.write_text("correct-horse-battery-staple\r\n")
