@@ -107,8 +107,8 @@ def test_a_flood_of_forged_requests_does_not_end_an_allocation(world: World) -> 
     assert client.error(Method.REFRESH, hour) == 0
     world.tick(1801)
     forged = encode(Method.ALLOCATE, MessageClass.REQUEST, TRANSACTION)
-    while world.receive(forged, client.five_tuple) is not None:
-        pass
+    answered = [world.receive(forged, client.five_tuple) is not None for _ in range(257)]
+    assert not answered[-1]
     for _ in range(300):
         assert client.error(Method.REFRESH) == 438
 
@@ -118,8 +118,7 @@ def test_438_of_a_proven_user_is_limited_apart_from_401_and_from_other_users(wor
     for client in (bob, eve):
         client.nonce = b"stale"
     forged = encode(Method.ALLOCATE, MessageClass.REQUEST, TRANSACTION)
-    while world.receive(forged, bob.five_tuple) is not None:
-        pass
+    assert [world.receive(forged, bob.five_tuple) is not None for _ in range(257)] == [True] * 256 + [False]
     answers = [bob.exchange(bob.encode(Method.ALLOCATE)) for _ in range(300)]
     assert [answer is not None for answer in answers] == [True] * 256 + [False] * 44
     assert eve.error(Method.ALLOCATE) == 438

@@ -216,13 +216,14 @@ def test_an_interfaces_new_address_leaves_permissions_for_relayed_addresses(worl
     assert world.server.set_local_addresses(frozenset({ip_address("9.9.2.8")})) == []
 
 
-def test_permissions_are_judged_again_only_when_the_interfaces_changed(world: World, client: Client) -> None:
+def test_permissions_are_judged_again_only_when_the_interfaces_have_new_addresses(world: World, client: Client) -> None:
     """The kernel's word is asked for then, too: an interface brings addresses that it does not list."""
     first, second = frozenset({ip_address("9.9.2.8")}), frozenset({ip_address("9.9.2.9")})
     assert client.permit(PEER) == 0
     assert world.server.set_local_addresses(first) == []
     world.kernels_own.add(ip_address(PEER))
     assert world.server.set_local_addresses(first) == []
+    assert world.server.set_local_addresses(frozenset()) == []
     assert world.server.set_local_addresses(second) == [RevokePermission(1, PEER)]
 
 

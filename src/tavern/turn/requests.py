@@ -172,10 +172,11 @@ class RequestHandler:
         return pending, opening
 
     def set_local_addresses(self, addresses: frozenset[IPAddress]) -> list[Effect]:
-        """Judges every permission and channel again where the interfaces' addresses changed."""
-        if addresses == self._policy.local_addresses:
-            return []
+        """Judges every permission and channel again where the interfaces have new addresses."""
+        new = addresses - self._policy.local_addresses
         self._policy = attrs.evolve(self._policy, local_addresses=addresses)
+        if not new:
+            return []
         effects: list[Effect] = []
         for allocation in self._allocations:
             effects += self._judge_again(allocation)
