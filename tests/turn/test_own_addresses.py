@@ -138,6 +138,8 @@ def test_a_client_on_this_machine_does_not_get_its_own_port(make_world: type[Wor
         client = world.client(50000, HOME)
         assert client.allocate()[1] == 50001
         assert client.error(Method.REFRESH, (AttributeType.LIFETIME, bytes(4))) == 0
+    world.client(50000, "9.9.9.9").allocate()
+    world.client(50001, "9.9.9.9").allocate()
 
 
 def test_no_relay_socket_takes_the_port_of_a_client_on_this_machine(open_world: World) -> None:

@@ -197,6 +197,7 @@ def test_our_relayed_address_is_permitted_while_another_allocation_lives(world: 
     assert SetPermission(1, "198.51.100.1", world.now + 300, relayed_only=True, own=True) in world.commands
     assert client.bind(0x4000, "198.51.100.1", port) == 0
     assert client.bind(0x4001, "198.51.100.1", 3478) == 403
+    assert client.bind(0x4001, "198.51.100.1", 8080) == 403
     assert other.error(Method.REFRESH, (AttributeType.LIFETIME, bytes(4))) == 0
     assert client.permit("198.51.100.1") == 403
 

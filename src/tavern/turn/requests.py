@@ -322,7 +322,7 @@ class RequestHandler:
             raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
         channel = Channel(peer, now + CHANNEL_LIFETIME_S)
         allocation.bind(number, channel)
-        self._allocations.holds_until(allocation, channel.expires_at)
+        # The sweep comes for the permission, which expires first, and then at the channel's time.
         effects: list[Effect] = [
             self._permit(allocation, address, verdict, now),
             BindChannel(allocation.id, number, peer, channel.expires_at, relayed_only),
