@@ -161,6 +161,8 @@ def test_7_2_a_username_without_an_id_has_a_quota_too(world: World) -> None:
     for n in range(5):
         world.client(4000 + n, user="").allocate()
     assert world.client(4100, user="").error(Method.ALLOCATE, UDP) == 486
+    world.tick(1)
+    world.client(4101, user="").allocate()  # by nothing but the username can they be told apart
 
 
 def test_7_2_a_quota_is_counted_by_ipv6_network(world: World) -> None:
