@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trio
 
+from tavern.relay.control_queue import ControlPacket, ControlQueue
 from tavern.relay.sockets import open_listeners
 from tavern.relay.thread import PythonDataPath
 from tavern.stun.message import MessageClass, Method, encode
@@ -123,6 +124,29 @@ async def test_a_socket_with_an_event_goes_only_after_it(monkeypatch: pytest.Mon
     await path.stop()
     await path.wait_ended()
     assert order == [1]
+
+
+async def test_requests_of_clients_with_a_flow_wait_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    put: list[tuple[int, bool]] = []
+
+    def record(_: ControlQueue, packet: ControlPacket, *, has_flow: bool) -> bool:
+        put.append((packet.five_tuple.client[1], has_flow))
+        return False
+
+    monkeypatch.setattr(ControlQueue, "put", record)
+    listeners = open_listeners(("127.0.0.1",), 0)
+    path = PythonDataPath(listeners, frozenset())
+    with sender() as stranger, sender() as client:
+        ports = stranger.getsockname()[1], client.getsockname()[1]
+        relay = local_socket()
+        path.add_flow(flow(ports[1], listeners[0], relay), relay)
+        path.start()
+        await until(lambda: len(path._forwarder) == 1)
+        for sock in (stranger, client):
+            sock.sendto(encode(Method.ALLOCATE, MessageClass.REQUEST, bytes(12)), listeners[0].address)
+        await until(lambda: len(put) == 2)
+    await path.stop()
+    assert put == [(ports[0], False), (ports[1], True)]
 
 
 async def test_nothing_of_a_removed_flow_stays() -> None:

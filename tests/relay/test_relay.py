@@ -7,14 +7,14 @@ import os
 import socket
 import threading
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import attrs
 import pytest
 import trio
 
 from tavern.errors import StartupError
-from tavern.relay import control_queue, service, sockets
+from tavern.relay import control_queue, sockets
 from tavern.relay.addresses import interface_addresses, primary_ipv4, primary_ipv6
 from tavern.relay.service import Relay, RelayConfig
 from tavern.stun.attributes import decode_xor_address
@@ -153,14 +153,6 @@ async def test_relay_to_relay_is_handed_over_inside_the_process(start_relay: Sta
         assert parse(await one.receive()).get(AttributeType.DATA) == b"hi"
 
 
-async def test_this_machines_own_services_are_no_peers(start_relay: Start, connect_client: Connect) -> None:
-    async with start_relay(allow_peers=()) as running, connect_client(running) as client:
-        await client.allocate()
-        for address in [address for address in interface_addresses() if address.version == 4]:
-            answer = await client.permit((str(address), 80))
-            assert answer.get(AttributeType.ERROR_CODE) is not None
-
-
 async def test_deleting_an_allocation_frees_its_port(start_relay: Start, connect_client: Connect) -> None:
     async with start_relay() as running, connect_client(running) as client:
         _, port = await client.allocate()
@@ -192,38 +184,6 @@ async def test_sockets_go_while_their_events_are_pending(start_relay: Start, con
         finally:
             stop.set()
     assert running.relay.statistics().allocations == 0
-
-
-async def test_a_new_interface_address_is_no_peer_any_more(
-    start_relay: Start, connect_client: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(service, "_ADDRESS_REFRESH_S", 0.0)
-    changes = {"allow_peers": (), "advertised_addresses": (ip_address("127.0.0.1"),)}
-    async with start_relay(**changes) as running, connect_client(running) as client:
-        await client.allocate()
-        assert (await client.permit(("1.1.1.1", 80))).message_class is MessageClass.SUCCESS
-        monkeypatch.setattr(service, "interface_addresses", lambda: frozenset({ip_address("1.1.1.1")}))
-        with trio.fail_after(5):
-            while (await client.permit(("1.1.1.1", 80))).message_class is MessageClass.SUCCESS:
-                pass
-
-
-async def test_interfaces_that_cannot_be_read_end_nothing(
-    start_relay: Start, connect_client: Connect, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    tried = trio.Event()
-
-    def no_descriptor() -> NoReturn:
-        tried.set()
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    monkeypatch.setattr(service, "_ADDRESS_REFRESH_S", 0.0)
-    async with start_relay() as running, connect_client(running) as client:
-        monkeypatch.setattr(service, "interface_addresses", no_descriptor)
-        with trio.fail_after(5):
-            await tried.wait()
-        await client.allocate()
-    assert "interfaces cannot be read" in caplog.text
 
 
 async def test_expired_allocations_go_without_any_packet(
