@@ -1,10 +1,11 @@
-"""scripts/serve decides when to make its virtual environment, and when anew. Python and pip are stand-ins: seconds."""
+"""scripts/serve: when it makes its virtual environment, and when anew (Python and pip are stand-ins); scripts/test."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,17 @@ def test_it_runs_through_links(checkout: Checkout, tmp_path: Path, target: str) 
     assert checkout.serve("sh", "scripts/serve", "--port=1", cwd=checkout.path) == AS_IT_IS
     (tmp_path / "same").symlink_to(checkout.path)
     assert checkout.serve("same/scripts/serve", "--port=1") == AS_IT_IS  # one checkout, however it is named
+
+
+def test_a_test_that_hangs_fails(tmp_path: Path) -> None:
+    (tmp_path / "test_hang.py").write_text("import trio\nasync def test_hang():\n    await trio.sleep_forever()\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "-c", REPOSITORY / "pyproject.toml", "-o", "timeout=0.5", tmp_path],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=20,
+    )
+    assert ended.returncode not in {0, 5}  # 5: it found no test
+    assert "Timeout" in ended.stdout + ended.stderr
+    assert "Stack of MainThread" in ended.stdout + ended.stderr
