@@ -36,23 +36,25 @@ def test_the_order_of_one_kind_is_that_of_arrival() -> None:
     assert taken(queue) == [b"%d" % number for number in range(10)]
 
 
-def test_a_source_without_a_flow_has_a_share_and_gets_it_back() -> None:
+@pytest.mark.parametrize("has_flow", [True, False])
+def test_a_source_has_a_share_and_gets_it_back(has_flow: bool) -> None:
     queue = ControlQueue()
     for _ in range(2):
         for _ in range(128):
-            assert queue.put(packet(), has_flow=False)
-        assert not queue.put(packet(), has_flow=False)
+            assert queue.put(packet(), has_flow=has_flow)
+        assert not queue.put(packet(), has_flow=has_flow)
         assert len(taken(queue)) == 128
     assert queue.dropped == 2
 
 
-def test_other_sources_and_clients_with_a_flow_have_places_besides() -> None:
+@pytest.mark.parametrize("has_flow", [True, False])
+def test_a_loud_source_leaves_places(has_flow: bool) -> None:
     queue = ControlQueue()
-    while queue.put(packet(), has_flow=False):
+    while queue.put(packet(), has_flow=has_flow):
         pass
-    others = [queue.put(packet(f"198.51.100.{number}"), has_flow=False) for number in range(20)]
+    others = [queue.put(packet(f"198.51.100.{number}"), has_flow=has_flow) for number in range(20)]
     assert sum(others) >= 19  # one may collide with the loud one
-    assert queue.put(packet(), has_flow=True)
+    assert queue.put(packet(), has_flow=not has_flow)
 
 
 def test_an_ipv6_network_is_one_source() -> None:
