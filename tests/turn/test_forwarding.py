@@ -243,6 +243,29 @@ def test_12_a_rebound_number_or_peer_leaves_nothing_behind() -> None:
     assert forwarder.from_client(channel_data(0x4007, b"x"), CLIENT, 1.0) is None
 
 
+def test_12_a_peer_that_got_another_number_before_its_permission_has_that_one() -> None:
+    forwarder, flow = make()
+    bind(forwarder, 0x4000)
+    bind(forwarder, 0x4007)
+    permit(forwarder)
+    assert forwarder.from_peer(flow, b"x", (PEER, 5000), 0.0) == (flow, b"\x40\x07\x00\x01x", None)
+
+
+def test_a_revoked_permission_leaves_its_hosts_channels_until_they_are_unbound() -> None:
+    forwarder, flow = make()
+    permit(forwarder)
+    bind(forwarder)
+    for port in (5000, 5001):
+        assert forwarder.from_peer(flow, b"x", (PEER, port), 0.0) is not None
+    forwarder.revoke_permission(RevokePermission(1, PEER))
+    assert set(flow.peers) == {(PEER, 5000)}
+    permit(forwarder)
+    assert forwarder.from_peer(flow, b"x", (PEER, 5000), 0.0) == (flow, b"\x40\x00\x00\x01x", None)
+    forwarder.revoke_permission(RevokePermission(1, PEER))
+    forwarder.unbind_channel(UnbindChannel(1, 0x4000))
+    assert not flow.peers
+
+
 def test_a_peer_with_many_ports_does_not_grow_the_table_and_keeps_channels() -> None:
     forwarder, flow = make()
     permit(forwarder)
@@ -250,6 +273,7 @@ def test_a_peer_with_many_ports_does_not_grow_the_table_and_keeps_channels() -> 
     for port in range(1, 10_000):
         assert forwarder.from_peer(flow, b"x", (PEER, port), 0.0) is not None
     assert len(flow.peers) <= 2048
+    assert len(flow.permissions[PEER].known) <= 2048
     assert forwarder.from_peer(flow, b"x", (PEER, 5000), 0.0) == (flow, b"\x40\x00\x00\x01x", None)
 
 
@@ -394,6 +418,7 @@ def test_rfc8489_2_a_plain_binding_request_is_answered_as_the_control_side_would
         encode(Method.BINDING, MessageClass.INDICATION, TRANSACTION),
         encode(Method.ALLOCATE, MessageClass.REQUEST, TRANSACTION),
         b"\x00\x01\x00\x04\x21\x12\xa4\x42" + TRANSACTION,
+        b"\x00\x01\x00\x00\x21\x12\xa4\x42" + TRANSACTION + b"more",
     ],
 )
 def test_what_is_no_plain_binding_request_is_the_control_sides(data: bytes) -> None:

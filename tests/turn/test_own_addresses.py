@@ -9,7 +9,7 @@ import pytest
 
 from tavern.stun.attributes import encode_xor_address
 from tavern.stun.message import Attribute, AttributeType, MessageClass, Method, encode
-from tavern.turn.commands import AddFlow, BindChannel, SetPermission, UnbindChannel
+from tavern.turn.commands import AddFlow, BindChannel, RevokePermission, SetPermission, UnbindChannel
 from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.forwarding import Drop, Flow, Forwarder
 
@@ -92,6 +92,18 @@ def test_the_data_path_binds_no_channel_to_a_listener(host: str, own: bool) -> N
     assert forwarder.from_client(b"\x40\x00\x00\x01x", "client", 0.0) == (flow, b"x", (host, 8080))
 
 
+def test_a_channel_that_became_one_to_a_listener_can_be_unbound_whatever_went_before() -> None:
+    forwarder, flow = forwarder_and_flow()
+    for own in (False, True):
+        forwarder.set_permission(SetPermission(1, HOME, 300.0, relayed_only=False, own=own))
+        forwarder.bind_channel(BindChannel(1, 0x4000, (HOME, LISTENER), 600.0, relayed_only=False))
+        forwarder.from_peer(flow, b"x", (HOME, LISTENER), 0.0)
+    forwarder.revoke_permission(RevokePermission(1, HOME))
+    forwarder.unbind_channel(UnbindChannel(1, 0x4000))
+    assert not flow.channels
+    assert not flow.peers
+
+
 def test_a_listeners_port_elsewhere_is_a_port_as_any() -> None:
     forwarder, flow = forwarder_and_flow()
     forwarder.set_permission(SetPermission(1, "9.9.9.9", 300.0, relayed_only=False, own=False))
@@ -138,8 +150,8 @@ def test_a_client_on_this_machine_does_not_get_its_own_port(make_world: type[Wor
         client = world.client(50000, HOME)
         assert client.allocate()[1] == 50001
         assert client.error(Method.REFRESH, (AttributeType.LIFETIME, bytes(4))) == 0
-    world.client(50000, "9.9.9.9").allocate()
-    world.client(50001, "9.9.9.9").allocate()
+    one_port = make_world(min_relay_port=50000, max_relay_port=50000)
+    one_port.client(50000, "9.9.9.9").allocate()
 
 
 def test_no_relay_socket_takes_the_port_of_a_client_on_this_machine(open_world: World) -> None:

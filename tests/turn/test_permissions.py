@@ -126,6 +126,13 @@ def test_a_sweep_comes_at_most_every_30_s_for_each_allocation(world: World, clie
     assert len(revoked) == 60
 
 
+def test_an_allocation_that_was_ended_is_swept_no_more(world: World, client: Client) -> None:
+    assert client.permit(PEER) == 0
+    assert client.error(Method.REFRESH, (AttributeType.LIFETIME, bytes(4))) == 0
+    assert world.server.next_deadline() is None
+    assert world.server.handle_timer(world.now + 1000) == []
+
+
 def test_a_refreshed_permission_is_swept_when_it_has_expired_and_not_before(world: World, client: Client) -> None:
     assert client.permit(PEER) == 0
     world.tick(200)

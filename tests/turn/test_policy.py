@@ -200,9 +200,11 @@ def test_what_the_kernel_calls_its_own_is_denied_although_no_interface_lists_it(
 
 
 def test_what_the_kernel_calls_its_own_may_be_allowed_by_the_operator() -> None:
-    policy = allowing("9.8.7.0/24", kernels_own=("9.8.7.6",))
+    policy = allowing("9.8.7.0/24", kernels_own=("9.8.7.6", "9.8.6.5"))
     assert judge("9.8.7.6", policy) is Verdict.ALLOWED_OWN
     assert judge("9.8.7.7", policy) is Verdict.ALLOWED
+    both_own = 0x20010000 << 96 | int(IPv4Address("9.8.7.6")) << 64 | int(IPv4Address("9.8.6.5")) ^ 0xFFFFFFFF
+    assert policy.judge(IPv6Address(both_own), others_live=True) is Verdict.DENIED
 
 
 @pytest.mark.parametrize("peer", [*DENIED_IPV4[:-1], "::1", "2001:db8::9", "198.51.100.1", "::ffff:10.0.0.1"])

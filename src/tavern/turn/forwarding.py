@@ -221,7 +221,7 @@ class Forwarder(Generic[Handle]):
         permission.expires_at = 0.0  # peers with channels still point to it
         for address in permission.known:
             peer = flow.peers.get(address)
-            if peer is not None and peer.permission is permission and not peer.number:
+            if peer is not None and not peer.number:
                 del flow.peers[address]
 
     def bind_channel(self, command: BindChannel) -> None:
