@@ -70,12 +70,17 @@ class WaitingPackets:
 async def test_other_tasks_run_between_batches(start_relay: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     turns = 0
     turn_of_packet: list[int] = []
+    pauses: list[float] = []
+    served_at = 0.0
 
     def slow(*_: object) -> list[object]:
+        nonlocal served_at
         turn_of_packet.append(turns)
+        pauses.append(time.monotonic() - served_at)
         ends_at = time.monotonic() + 1.1 * service._CONTROL_BATCH_S
         while time.monotonic() < ends_at:
             pass
+        served_at = time.monotonic()
         return []
 
     monkeypatch.setattr("tavern.relay.service.TurnServer.receive", slow)
@@ -85,8 +90,8 @@ async def test_other_tasks_run_between_batches(start_relay: Start, monkeypatch: 
             while len(turn_of_packet) < PACKETS:
                 await trio.lowlevel.checkpoint()
                 turns += 1
-    # trio shuffles who goes first, so two batches can follow each other; all in one turn is what must not be.
-    assert len(set(turn_of_packet)) >= PACKETS // 2 - 2
+    assert len(set(turn_of_packet)) == PACKETS
+    assert min(pauses) > 0.9 * service._CONTROL_PAUSE_S, "the data path's thread gets no turn"
 
 
 async def test_what_is_quick_is_served_together(start_relay: Start, monkeypatch: pytest.MonkeyPatch) -> None:
