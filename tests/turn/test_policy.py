@@ -171,6 +171,13 @@ def test_the_operators_ranges_win_over_every_denial() -> None:
         assert judge(peer, policy) is Verdict.DENIED, peer
 
 
+def test_the_loopback_address_of_ipv6_is_itself_and_no_ipv4_address_inside() -> None:
+    assert judge("::1", allowing("::1/128")) is Verdict.ALLOWED
+    assert judge("::1", allowing("::1/128", kernels_own=("::1",))) is Verdict.ALLOWED_OWN
+    assert judge("::1", allowing("0.0.0.0/0")) is Verdict.DENIED
+    assert judge("::", allowing("0.0.0.0/0")) is Verdict.DENIED
+
+
 @pytest.mark.parametrize("inner", ["127.0.0.1", "169.254.169.254", "10.0.0.1", "9.9.9.200"])
 def test_the_operators_range_around_an_embedding_does_not_open_what_is_inside(inner: str) -> None:
     everything_ipv6 = allowing("::/0")

@@ -126,6 +126,8 @@ def embedded_addresses(address: IPAddress) -> tuple[IPAddress, ...]:
         return (address.sixtofour,)
     if address.teredo is not None:
         return address.teredo
+    if address.is_unspecified or address.is_loopback:
+        return (address,)  # in ::/96, but not IPv4-compatible (RFC 4291 §2.5)
     last_32_bits = IPv4Address(int(address) & 0xFFFFFFFF)
     if address in _NAT64 or address in _IPV4_COMPATIBLE:
         return (last_32_bits,)
