@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 from uuid import uuid4
 
 import attrs
@@ -48,10 +49,9 @@ from tavern.store.base import (
 
 _log = logging.getLogger("tavern.signaling")
 
-MAX_WRITES = 8
-"""Waiting for the disk, per connection. A client waits for its answer before it asks again."""
-
-_M = TypeVar("_M", CreateTavern, CreateChannel)
+MAX_WAITING = 64
+"""Messages of one connection behind one that waits for the disk: two seconds of them, which is as long as the store
+waits for it. Beyond, nothing more is read."""
 
 IceServers = Callable[[str, str], dict[str, Any]]
 """`(host_header, peer_id)` to the `ice-servers` message for that peer."""
@@ -78,15 +78,17 @@ class Signaling:
         try:
             async with trio.open_nursery() as nursery:
                 await self._converse(Session(self, transport, peer, nursery), transport)
-                nursery.cancel_scope.cancel()
+                self.registry.disconnect(peer)  # at once; what it asked to be stored is stored still
         finally:
             self.registry.disconnect(peer)
 
     async def _converse(self, session: Session, transport: Transport) -> None:
         try:
             while True:
+                await session.wait_for_room()
                 session.handle(await transport.receive())
         except ConnectionEnded as ended:
+            session.ended = True
             log_event(_log, logging.INFO, "peer-disconnected", peer=session.peer.peer_id, reason=ended)
         except RoomFailed:
             # Its members are closed by the room's wall; this one may not have become a member yet.
@@ -96,15 +98,17 @@ class Signaling:
 class Session:
     """One client's side of the protocol.
 
-    All is answered at once, but what waits for the disk: that is done in `nursery`, one after the other, so that
-    meanwhile pings are answered and the connection's end is seen.
+    Messages are dealt with in their order, and at once. While one of them waits for the disk those after it wait, too,
+    but they have been read: so pings are answered and the connection's end is seen meanwhile.
     """
 
     def __init__(self, signaling: Signaling, transport: Transport, peer: Peer, nursery: trio.Nursery) -> None:
         self.peer = peer
+        self.ended = False
+        """Set when the connection is over: of what still waits only what is to be stored is done."""
         self._nursery = nursery
-        self._writing = trio.Lock()
-        self._writes = 0
+        self._waiting: deque[Message] = deque()
+        self._room = trio.Event()
         self._signaling = signaling
         self._registry = signaling.registry
         self._presence = signaling.registry.presence
@@ -112,6 +116,12 @@ class Session:
         self._transport = transport
         self._messages = WindowLimit(signaling.rate_messages, window_s=1.0)
         self._violations = Violations()
+
+    async def wait_for_room(self) -> None:
+        """Returns when another message may be read. Not a checkpoint where there is room."""
+        while len(self._waiting) >= MAX_WAITING:
+            self._room = trio.Event()
+            await self._room.wait()
 
     def handle(self, data: str | bytes) -> None:
         """Answers one message: what it asks for, or an `error`. Raises RoomFailed, and our own bugs."""
@@ -122,12 +132,52 @@ class Session:
             return
         try:
             message = messages.parse_message(data)
-            log_event(_log, TRACE, "message", peer=self.peer.peer_id, type=type(message).__name__)
-            self._dispatch(message, now)
+        except SignalingError as error:
+            self._refuse(error)
+            return
+        log_event(_log, TRACE, "message", peer=self.peer.peer_id, type=type(message).__name__)
+        create_limit, source = self._signaling.create_limit, source_key(self._transport.client_host)
+        if isinstance(message, CreateTavern) and not create_limit.allow(source, now):
+            self._violate(now)
+        elif self._waiting:
+            self._waiting.append(message)
+        elif isinstance(message, CreateTavern | CreateChannel):
+            self._waiting.append(message)
+            self._nursery.start_soon(self._work)
+        else:
+            self._answer(message)
+
+    async def _work(self) -> None:
+        """Deals with what waits, the message that has to be stored first."""
+        while self._waiting:
+            message = self._waiting[0]
+            if isinstance(message, CreateTavern | CreateChannel):
+                await self._store_for(message)
+            elif not self.ended:
+                try:
+                    self._answer(message)
+                except RoomFailed:
+                    self._transport.close(CLOSE_INTERNAL_ERROR, "internal error")
+            self._waiting.popleft()
+            self._room.set()
+
+    async def _store_for(self, message: CreateTavern | CreateChannel) -> None:
+        try:
+            with _store_errors():
+                if isinstance(message, CreateTavern):
+                    await self._create_tavern(message)
+                else:
+                    await self._create_channel(message)
         except SignalingError as error:
             self._refuse(error)
 
-    def _dispatch(self, message: Message, now: float) -> None:
+    def _answer(self, message: Message) -> None:
+        try:
+            self._dispatch(message)
+        except SignalingError as error:
+            self._refuse(error)
+
+    def _dispatch(self, message: Message) -> None:
         peer = self.peer
         match message:
             case Offer() | Answer() | IceCandidate():
@@ -151,13 +201,6 @@ class Session:
                 self._send({"type": "tavern-info", "tavern": self._tavern_object(message.tavernId)})
             case GetIceServers():
                 self._send(self._signaling.ice_servers(self._transport.host_header, peer.peer_id))
-            case CreateTavern():
-                if self._signaling.create_limit.allow(source_key(self._transport.client_host), now):
-                    self._start_writing(self._create_tavern, message)
-                else:
-                    self._violate(now)
-            case CreateChannel():
-                self._start_writing(self._create_channel, message)
 
     def _act(self, decide: Callable[[], Any]) -> None:
         self._registry.act(self.peer.place.room if self.peer.place else None, decide)
@@ -175,22 +218,6 @@ class Session:
         self._log_life(
             "joined-channel", tavern=message.tavernId, channel=message.channelId, key=message.identity.publicKeyHex
         )
-
-    def _start_writing(self, write: Callable[[_M], Awaitable[None]], message: _M) -> None:
-        if self._writes >= MAX_WRITES:
-            raise SignalingError("store-unavailable", "Too many requests are waiting to be stored")
-        self._writes += 1
-        self._nursery.start_soon(self._write, write, message)
-
-    async def _write(self, write: Callable[[_M], Awaitable[None]], message: _M) -> None:
-        try:
-            async with self._writing:  # first come, first served
-                with _store_errors():
-                    await write(message)
-        except SignalingError as error:
-            self._refuse(error)
-        finally:
-            self._writes -= 1
 
     async def _create_tavern(self, message: CreateTavern) -> None:
         created_at = iso_utc(time.time())
