@@ -32,6 +32,7 @@ from tavern.web.door import Door
 from tavern.web.listeners import open_listeners
 from tavern.web.websocket import WebSocketLimits
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 DRAIN_S = 3.0
 """For telling everybody and flushing what was queued. With the store's own limit, below compose's stop_grace_period."""
 CREATE_WINDOW_S = 60.0
@@ -62,7 +63,8 @@ async def serve(
     `announce` gets the lines that say what is open where, once everything is. Raises SettingsError and StartupError
     before that. The outermost nursery lives longest: store, relay, rooms, connections, listeners.
     """
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # the command line blocked them until now
         async with _supervised("signals") as nursery:
             shutdown = _Shutdown()
             nursery.start_soon(shutdown.watch, signals)

@@ -52,7 +52,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 def _serve(environment: Mapping[str, str]) -> int:
     import trio
 
-    from tavern.app import serve
+    from tavern.app import STOP_SIGNALS, serve
     from tavern.config import load_settings, unknown_variables
     from tavern.errors import StartupError
     from tavern.logs import configure_logging
@@ -63,9 +63,10 @@ def _serve(environment: Mapping[str, str]) -> int:
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         for line in unknown_variables(environment):
             _say(f"warning: {line}")
-        # The server listens for them from its first moment to its last. What comes after that would kill Python while
+        # What comes before the server listens for them waits until it does. What comes after would kill Python while
         # it finalizes, and a clean end would look like none.
-        for number in (signal.SIGTERM, signal.SIGINT):
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         trio.run(partial(serve, settings, environment, _say), strict_exception_groups=True)
     except* StartupError as group:

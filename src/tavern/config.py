@@ -180,7 +180,9 @@ class Settings:
         "TAVERN_TURN_ALLOW_PEERS", (), _networks, "ranges the relay may reach besides the public internet",
         shown_default="none",
     )  # fmt: skip
-    turn_user_quota: int = _setting("TAVERN_TURN_USER_QUOTA", 128, _integer(1, _LIMIT), "relay allocations per user")
+    turn_user_quota: int = _setting(
+        "TAVERN_TURN_USER_QUOTA", 128, _integer(1, _LIMIT), "relay allocations per user and address"
+    )
     turn_401_rate: int = _setting(
         "TAVERN_TURN_401_RATE", 64, _integer(1, _LIMIT), "unauthenticated TURN answers a second per address"
     )

@@ -278,3 +278,15 @@ async def test_a_torn_log_loses_only_what_was_never_acknowledged(path: Path, tmp
     async with open_sqlite_store(torn) as store:
         assert store.channels(tavern.id) == channels
         await store.create_channel(records.channel(tavern.id))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody who may not enter a directory")
+async def test_a_directory_that_may_not_be_entered_is_said_so(tmp_path: Path) -> None:
+    """`Path.is_dir` raises there, where `os.path.isdir` does not."""
+    locked = Path(tempfile.mkdtemp())  # in no directory of pytest's, which others may not enter either
+    os.seteuid(65534)
+    try:
+        await assert_refused(locked / "inner" / "tavern.db", "Permission denied")
+    finally:
+        os.seteuid(0)
+        locked.rmdir()

@@ -492,7 +492,7 @@ async def test_connections_beyond_the_limit_are_closed_at_once(nursery: trio.Nur
     nursery.cancel_scope.cancel()
 
 
-async def test_one_address_does_not_take_all_places(nursery: trio.Nursery) -> None:
+async def test_one_address_does_not_take_all_places(nursery: trio.Nursery, caplog: pytest.LogCaptureFixture) -> None:
     opened = await open_door(nursery, max_connections=8)
     async with open_websocket(opened.ws), open_websocket(opened.ws):
         stream = await opened.connect()
@@ -502,6 +502,9 @@ async def test_one_address_does_not_take_all_places(nursery: trio.Nursery) -> No
         async with elsewhere:
             await elsewhere.send_all(get("/health"))
             assert parse(await read_all(elsewhere))[0] == 200
+    # An operator whose proxy it is finds the way out in the log.
+    [refused] = [record for record in caplog.records if record.getMessage() == "connection-refused"]
+    assert "TAVERN_TRUSTED_PROXIES" in refused.fields["reason"]  # type: ignore[attr-defined]
     nursery.cancel_scope.cancel()
 
 

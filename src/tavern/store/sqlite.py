@@ -96,7 +96,7 @@ async def open_sqlite_store(path: Path) -> AsyncIterator[SqliteStore]:
 
 def refuse_no_file(path: Path) -> None:
     """Raises StartupError where a directory, a device or a pipe is: before anything is made beside it."""
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  Path.is_dir raises where a directory above may not be entered
         raise StartupError(f"the database {path} is a directory: set TAVERN_DB_PATH to a file in it")
     if is_no_file(path):
         raise StartupError(f"cannot use the database {path}: it is no regular file: set TAVERN_DB_PATH to another")

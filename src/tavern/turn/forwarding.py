@@ -32,10 +32,11 @@ _SEND_INDICATION = b"\x00\x16"
 _STUN_HEADER_SIZE = 20
 _CHANNEL_HEADER_SIZE = 4
 _MAX_PAYLOAD = 65_400  # more does not fit into a datagram once it is a Data indication
-# What a client may ask of the control side at once, which takes time in proportion. 2048 is a CreatePermission with 64
-# peers and the longest username; before there is a flow only Allocate has a purpose, and a usual one has 200 bytes.
+# What a client may ask of the control side at once, which takes time in proportion. 2048 is a CreatePermission with 60
+# IPv4 peers and the longest username; before there is a flow only Allocate has a purpose: a usual one has 200 bytes,
+# one with the longest username and realm 900.
 _MAX_CONTROL_SIZE = 2048
-_MAX_CONTROL_SIZE_WITHOUT_FLOW = 600
+_MAX_CONTROL_SIZE_WITHOUT_FLOW = 1024
 _MAX_KNOWN_PEERS = 2048  # a permission names an IP address with 65535 ports; the cache of exact peers must not grow so
 
 Handle = TypeVar("Handle")

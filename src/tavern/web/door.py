@@ -114,8 +114,9 @@ class Door:
             peer_host = _peer_host(connection)
         except OSError:
             peer_host = ""  # gone before it was accepted
-        if not peer_host or not self._has_room_for(peer_host):
-            self._log_refusal(peer_host)
+        refusal = self._refusal(peer_host) if peer_host else ""
+        if refusal is not None:
+            self._log_refusal(peer_host, refusal)
             await trio.aclose_forcefully(connection)
             return
         source = source_key(peer_host)
@@ -145,18 +146,23 @@ class Door:
         for stream in tuple(self._http):
             stream.abort()
 
-    def _has_room_for(self, peer_host: str) -> bool:
-        """One source has a part of all places, so that it cannot take them all; a trusted proxy stands for many."""
-        if self._by_source.total() >= self.max_connections:
-            return False
-        of_one_source = max(self.max_connections // SOURCES_THAT_FIT, 1)
-        return self._by_source[source_key(peer_host)] < of_one_source or is_trusted(peer_host, self.trusted_proxies)
+    def _refusal(self, peer_host: str) -> str | None:
+        """Why there is no place for one more connection from here, or None.
 
-    def _log_refusal(self, peer_host: str) -> None:
+        One source has a part of all places, so that it cannot take them all; a trusted proxy stands for many.
+        """
+        if self._by_source.total() >= self.max_connections:
+            return f"all {self.max_connections} places are taken"
+        of_one_source = max(self.max_connections // SOURCES_THAT_FIT, 1)
+        if self._by_source[source_key(peer_host)] < of_one_source or is_trusted(peer_host, self.trusted_proxies):
+            return None
+        return f"this address has its {of_one_source} places; if it is a proxy, add it to TAVERN_TRUSTED_PROXIES"
+
+    def _log_refusal(self, peer_host: str, reason: str) -> None:
         now = trio.current_time()
-        if peer_host and now - self._refusal_logged_at >= 1.0:  # who floods us does not fill the disk, too
+        if reason and now - self._refusal_logged_at >= 1.0:  # who floods us does not fill the disk, too
             self._refusal_logged_at = now
-            log_event(_log, logging.WARNING, "connection-refused", client=peer_host, reason="too many connections")
+            log_event(_log, logging.WARNING, "connection-refused", client=peer_host, reason=reason)
 
     async def wait_no_websockets(self) -> None:
         """Returns when every WebSocket that is open now has been closed."""

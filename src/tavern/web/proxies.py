@@ -17,10 +17,10 @@ def client_host(peer_host: str, headers: Headers, trusted_proxies: Sequence[IPNe
     """The address that limits, log lines and answers count.
 
     From a trusted proxy: the rightmost address in X-Forwarded-For that is not a trusted proxy itself, else X-Real-IP
-    (the nginx of our guide sets only that). From anybody else, and where these hold no address: the socket's.
+    (older guides' nginx sets only that). From anybody else, and where these hold no address: the socket's.
 
-    A proxy sets one of the two and passes the other on as the client sent it (nginx with our guide X-Forwarded-For,
-    Caddy X-Real-IP). So where both are there and contradict each other one is forged, nobody can tell which, and the
+    A proxy may set one of the two and pass the other on as the client sent it (nginx X-Forwarded-For, Caddy
+    X-Real-IP). So where both are there and contradict each other one is forged, nobody can tell which, and the
     proxy's own address is counted: forgers share one allowance and spend nobody else's.
     """
     peer = _address(peer_host)
@@ -31,7 +31,9 @@ def client_host(peer_host: str, headers: Headers, trusted_proxies: Sequence[IPNe
     if not chain:
         return str(real[0]) if len(real) == 1 and real[0] is not None else str(peer)
     client = _rightmost_untrusted(chain, trusted_proxies)
-    if client is None or any(address not in (client, chain[-1]) for address in real):
+    # An X-Real-IP that a trusted proxy on the way set names the client or another of these proxies.
+    vouched = (client, *chain[len(chain) - chain[::-1].index(client) :]) if client is not None else ()
+    if client is None or any(address not in vouched for address in real):
         return str(peer)
     return str(client)
 
