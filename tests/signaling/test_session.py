@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import trio.testing
 
 from tavern.metrics import Metrics
 from tavern.signaling.limits import AddressLimit
+from tavern.signaling.messages import Identity
 from tavern.signaling.registry import Registry
 from tavern.signaling.session import MAX_WAITING, Signaling
 from tavern.store.base import ChannelRecord, StoreBusy, TavernRecord, WriteFailed
@@ -352,6 +354,44 @@ async def test_who_waits_for_the_disk_is_answered_in_order_and_may_leave_at_once
         await trio.testing.wait_all_tasks_blocked()
         assert store.tavern_count() == 4
         assert alice.heard_nothing()
+        nursery.cancel_scope.cancel()
+
+
+class LateStore(SlowStore):
+    """Writes are done, and their callers learn of it when the test lets them."""
+
+    async def create_tavern(self, tavern: TavernRecord, channels: tuple[ChannelRecord, ...]) -> None:
+        await MemoryStore.create_tavern(self, tavern, channels)
+        await self.go.wait()
+
+
+async def test_a_replaced_session_does_not_come_back_with_what_it_had_sent_before() -> None:
+    async with trio.open_nursery() as nursery:
+        store = LateStore()
+        lab = Lab(nursery, store)
+        presence = lab.registry.presence
+        await nursery.start(lab.registry.run)
+        for _ in range(20):  # which task comes first is trio's to draw
+            store.go.set()
+            tavern = await lab.tavern(lab.connect())
+            channel_id = tavern["channels"][0]["id"]
+            store.go = trio.Event()
+            old = await lab.join(tavern, "a")
+            old.say({"type": "create-tavern", "name": "Pony"})
+            old.say(join(tavern, "a"))
+            await trio.testing.wait_all_tasks_blocked()
+            # In one step of the scheduler the disk is done and the session is replaced.
+            store.go.set()
+            new = MemoryTransport()
+            peer = lab.registry.connect(new)
+            identity = Identity(publicKeyHex="a", tag="#a")
+            room = presence.rooms["tavern", tavern["id"]]
+            lab.registry.act(room, partial(presence.join_channel, peer, tavern["id"], channel_id, identity))
+            await trio.testing.wait_all_tasks_blocked()
+            assert old.closed == (1000, "session replaced")
+            assert new.closed is None
+            assert presence.channel_members(tavern["id"], channel_id) == (peer,)
+            lab.registry.disconnect(peer)
         nursery.cancel_scope.cancel()
 
 

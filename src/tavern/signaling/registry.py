@@ -83,19 +83,19 @@ class Registry:
         with suppress(RoomFailed):  # the room's task has it
             self.act(room, lambda: self.presence.disconnect(peer))
 
-    def act(self, room: Room | None, decide: Callable[[], Effects]) -> bool:
-        """Decide and execute, at once and without a checkpoint, so that nothing comes between.
+    def is_connected(self, peer: Peer) -> bool:
+        """Whether the peer may act still: neither has its connection ended nor was it told to."""
+        return peer in self._peers
 
-        Returns whether there was anything to do.
+    def act(self, room: Room | None, decide: Callable[[], Effects]) -> None:
+        """Decide and execute, at once and without a checkpoint, so that nothing comes between.
 
         Raises RemoteError (their fault) as it comes. Our own bug becomes the room's: its task ends with the error,
         and RoomFailed is raised here. Outside of a room it is the connection's, and raised as it is.
         """
         try:
-            effects = decide()
-            for effect in effects:
+            for effect in decide():
                 self._execute(effect)
-            return bool(effects)
         except RemoteError:
             raise
         except Exception as error:  # the wall of the room
@@ -145,6 +145,7 @@ class Registry:
                 for peer in recipients:
                     peer.outlet.send(data)
             case Close(peer=peer, code=code, reason=reason):
+                self._peers.discard(peer)
                 peer.outlet.close(code, reason)
             case RoomOpened(room=room):
                 assert self._nursery is not None, "rooms open while the registry runs"

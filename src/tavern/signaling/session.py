@@ -88,7 +88,6 @@ class Signaling:
                 await session.wait_for_room()
                 session.handle(await transport.receive())
         except ConnectionEnded as ended:
-            session.ended = True
             log_event(_log, logging.INFO, "peer-disconnected", peer=session.peer.peer_id, reason=ended)
         except RoomFailed:
             # Its members are closed by the room's wall; this one may not have become a member yet.
@@ -104,8 +103,6 @@ class Session:
 
     def __init__(self, signaling: Signaling, transport: Transport, peer: Peer, nursery: trio.Nursery) -> None:
         self.peer = peer
-        self.ended = False
-        """Set when the connection is over: of what still waits only what is to be stored is done."""
         self._nursery = nursery
         self._waiting: deque[Message] = deque()
         self._room = trio.Event()
@@ -136,8 +133,7 @@ class Session:
             self._refuse(error)
             return
         log_event(_log, TRACE, "message", peer=self.peer.peer_id, type=type(message).__name__)
-        create_limit, source = self._signaling.create_limit, source_key(self._transport.client_host)
-        if isinstance(message, CreateTavern) and not create_limit.allow(source, now):
+        if isinstance(message, CreateTavern) and not self._may_create(now):
             self._violate(now)
         elif self._waiting:
             self._waiting.append(message)
@@ -147,13 +143,19 @@ class Session:
         else:
             self._answer(message)
 
+    def _may_create(self, now: float) -> bool:
+        return self._signaling.create_limit.allow(source_key(self._transport.client_host), now)
+
     async def _work(self) -> None:
-        """Deals with what waits, the message that has to be stored first."""
+        """Deals with what waits, the message that has to be stored first.
+
+        When the connection is over only what is to be stored is done: nobody comes back, nobody is answered.
+        """
         while self._waiting:
             message = self._waiting[0]
             if isinstance(message, CreateTavern | CreateChannel):
                 await self._store_for(message)
-            elif not self.ended:
+            elif self._registry.is_connected(self.peer):
                 try:
                     self._answer(message)
                 except RoomFailed:
