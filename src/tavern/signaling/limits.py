@@ -29,11 +29,6 @@ class WindowLimit:
         self._times.append(now)
         return True
 
-    def idle(self, now: float) -> bool:
-        """Whether nothing is counted any more."""
-        self._forget(now)
-        return not self._times
-
     def _forget(self, now: float) -> None:
         times = self._times
         while times and times[0] <= now - self.window_s:

@@ -83,9 +83,6 @@ class LegacyRoom:
         return peer.peer_id
 
 
-Place = Channel | LegacyRoom
-
-
 @attrs.frozen(eq=False)
 class Deliver:
     """Send one message to each recipient, in order, without waiting."""

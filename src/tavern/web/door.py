@@ -98,6 +98,7 @@ class Door:
     """Beyond it new ones are closed at once: file descriptors are left for the relay and the database."""
     tls: ssl.SSLContext | None = None
     head_timeout_s: float = HEAD_TIMEOUT_S
+    _connections: int = attrs.field(default=0, init=False)
     _by_source: Counter[str] = attrs.field(factory=Counter, init=False)
     """Open connections by source_key."""
     _http: set[LentStream] = attrs.field(factory=set, init=False)
@@ -120,6 +121,7 @@ class Door:
             await trio.aclose_forcefully(connection)
             return
         source = source_key(peer_host)
+        self._connections += 1
         self._by_source[source] += 1
         stream: AnyStream = connection
         try:
@@ -132,6 +134,7 @@ class Door:
             _log.error("connection failed", exc_info=failed)
             self.metrics.failures["connection"] += 1
         finally:
+            self._connections -= 1
             self._by_source[source] -= 1
             if not self._by_source[source]:
                 del self._by_source[source]
@@ -151,7 +154,7 @@ class Door:
 
         One source has a part of all places, so that it cannot take them all; a trusted proxy stands for many.
         """
-        if self._by_source.total() >= self.max_connections:
+        if self._connections >= self.max_connections:
             return f"all {self.max_connections} places are taken"
         of_one_source = max(self.max_connections // SOURCES_THAT_FIT, 1)
         if self._by_source[source_key(peer_host)] < of_one_source or is_trusted(peer_host, self.trusted_proxies):
