@@ -14,6 +14,7 @@ PURE = frozenset(
         "addresses",
         "config",
         "errors",
+        "setting_values",
         "stun",
         "turn",
         "store.base",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -18,128 +18,16 @@ import attrs
 from cattrs import ClassValidationError, Converter
 from cattrs.gen import make_dict_structure_fn, override
 
+from tavern import setting_values as values
 from tavern.addresses import IPAddress, parse_address
 from tavern.errors import SettingsError, SettingsProblem
+from tavern.setting_values import IPNetwork, Parser
 
 DEV_SECRET = "tavern-dev-secret"  # noqa: S105  public on purpose: clients in people's hands carry it in their code
-IPNetwork = IPv4Network | IPv6Network
 StoreKind = Literal["sqlite", "memory"]
 LogLevel = Literal["trace", "debug", "info", "warn", "error"]
 
-Parser = Callable[[str], Any]
 _LIMIT = 2**31 - 1  # the ceiling that the protocol promises for its limits
-
-
-def _integer(minimum: int, maximum: int) -> Parser:
-    def parse(text: str) -> int:
-        # int() also takes "1_000", " 7" and other alphabets' digits: in a settings file those are typing errors.
-        if not re.fullmatch(r"-?[0-9]{1,11}", text) or not minimum <= int(text) <= maximum:
-            raise ValueError(f"must be a whole number from {minimum} to {maximum}")
-        return int(text)
-
-    return parse
-
-
-def _milliseconds(minimum: int, maximum: int) -> Parser:
-    whole = _integer(minimum, maximum)
-
-    def parse(text: str) -> float:
-        try:
-            return float(whole(text)) / 1000
-        except ValueError:
-            raise ValueError(f"must be milliseconds, a whole number from {minimum} to {maximum}") from None
-
-    return parse
-
-
-def _one_of(*choices: str) -> Parser:
-    def parse(text: str) -> str:
-        if text.lower() not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}")
-        return text.lower()
-
-    return parse
-
-
-def _names_no_machine(address: IPAddress) -> bool:
-    """Whether it stands for many machines: nobody has it, and nobody can be sent there."""
-    return address.is_multicast or str(address) == "255.255.255.255"
-
-
-def _listen_host(text: str) -> tuple[str, ...]:
-    allowed = "must be one IP address to listen on, or empty for all interfaces"
-    try:
-        address = parse_address(text)
-    except ValueError:
-        raise ValueError(allowed) from None
-    if _names_no_machine(address):
-        raise ValueError(f"{allowed}; no machine has this one")
-    return (str(address),)
-
-
-def _domain(text: str) -> str:
-    name = text.lower().removesuffix(".")
-    try:
-        address = parse_address(name)
-    except ValueError:
-        return _host_name(name)
-    if address.is_unspecified or _names_no_machine(address):
-        raise ValueError("must be a host name, or an address that people can reach this server at")
-    return str(address)
-
-
-def _host_name(name: str) -> str:
-    label = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?"
-    if len(name) > 253 or not re.fullmatch(rf"{label}(\.{label})*", name):
-        raise ValueError("must be a host name such as tavern.example.com (no https://, no port, no path)")
-    return name
-
-
-def _networks(text: str) -> tuple[IPNetwork, ...]:
-    try:
-        return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
-    except ValueError as error:
-        raise ValueError(f"must be address ranges such as 192.168.1.0/24, separated by commas ({error})") from None
-
-
-def _external_addresses(text: str) -> tuple[IPAddress, ...]:
-    allowed = "must be one IPv4 address, one IPv6 address, or one of each separated by a comma"
-    try:
-        addresses = tuple(parse_address(part.strip()) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise ValueError(allowed) from None
-    if len({address.version for address in addresses}) != len(addresses) or not addresses:
-        raise ValueError(allowed)
-    if any(address.is_unspecified or _names_no_machine(address) for address in addresses):
-        raise ValueError(f"{allowed}, which clients can send to")
-    return addresses
-
-
-def _ice_urls(text: str) -> tuple[str, ...]:
-    urls = tuple(part.strip() for part in text.split(",") if part.strip())
-    for url in urls:
-        if not re.fullmatch(r"(stuns?:[^\s?/@]+|turns?:[^\s?/@]+(\?transport=(udp|tcp))?)", url):
-            raise ValueError(
-                "must be URLs such as stun:host:3478 or turn:host:3478?transport=udp, separated by commas "
-                f"({url!r} is not)"
-            )
-    return urls
-
-
-def _secret(text: str) -> str:
-    if len(text) > 256 or not text.isprintable():  # a HMAC key: longer only hides a pasted file
-        raise ValueError("must be at most 256 printable characters")
-    return text
-
-
-def _path(text: str) -> Path:
-    try:
-        path = Path(text).expanduser()
-    except RuntimeError:
-        raise ValueError("must be the path of a file; whose home directory ~ stands for is unknown here") from None
-    if "\0" in text or not path.name:
-        raise ValueError("must be the path of a file")
-    return path
 
 
 def _setting(variable: str, default: Any, parse: Parser, help_text: str, *, shown_default: str | None = None) -> Any:
@@ -151,63 +39,80 @@ def _setting(variable: str, default: Any, parse: Parser, help_text: str, *, show
 class Settings:
     """All settings, parsed and checked; durations in seconds. What is empty or None is decided at start."""
 
-    port: int = _setting("PORT", 3001, _integer(0, 65535), "TCP port of page, signaling and health (0: any free)")
+    port: int = _setting("PORT", 3001, values.integer(0, 65535), "TCP port of page, signaling and health (0: any free)")
     hosts: tuple[str, ...] = _setting(
-        "TAVERN_HOST", (), _listen_host, "address to listen on", shown_default="all interfaces, IPv4 and IPv6"
+        "TAVERN_HOST", (), values.listen_host, "address to listen on", shown_default="all interfaces, IPv4 and IPv6"
     )
-    store: StoreKind = _setting("TAVERN_STORE", "sqlite", _one_of("sqlite", "memory"), "where taverns are kept")
+    store: StoreKind = _setting("TAVERN_STORE", "sqlite", values.one_of("sqlite", "memory"), "where taverns are kept")
     db_path: Path | None = _setting(
-        "TAVERN_DB_PATH", None, _path, "SQLite file", shown_default="tavern/tavern.db in your data directory"
+        "TAVERN_DB_PATH", None, values.path, "SQLite file", shown_default="tavern/tavern.db in your data directory"
     )
     turn_secret: str | None = _setting(
-        "TAVERN_TURN_SECRET", None, _secret, "secret behind TURN credentials", shown_default="made and kept by itself"
+        "TAVERN_TURN_SECRET",
+        None,
+        values.secret,
+        "secret behind TURN credentials",
+        shown_default="made and kept by itself",
     )
-    domain: str = _setting("TAVERN_DOMAIN", "localhost", _domain, "name that people reach this server by")
-    turn_port: int = _setting("TAVERN_TURN_PORT", 3478, _integer(0, 65535), "STUN/TURN port (0: any free)")
-    turn_min_port: int = _setting("TAVERN_TURN_MIN_PORT", 49152, _integer(1024, 65535), "first relay port")
-    turn_max_port: int = _setting("TAVERN_TURN_MAX_PORT", 65535, _integer(1024, 65535), "last relay port")
+    domain: str = _setting("TAVERN_DOMAIN", "localhost", values.domain, "name that people reach this server by")
+    turn_port: int = _setting("TAVERN_TURN_PORT", 3478, values.integer(0, 65535), "STUN/TURN port (0: any free)")
+    turn_min_port: int = _setting("TAVERN_TURN_MIN_PORT", 49152, values.integer(1024, 65535), "first relay port")
+    turn_max_port: int = _setting("TAVERN_TURN_MAX_PORT", 65535, values.integer(1024, 65535), "last relay port")
     external_addresses: tuple[IPAddress, ...] = _setting(
         "TAVERN_EXTERNAL_IP",
         (),
-        _external_addresses,
+        values.external_addresses,
         "address that relayed traffic is sent to",
         shown_default="the domain's addresses, else the machine's own",
     )
     ice_urls: tuple[str, ...] = _setting(
-        "TAVERN_ICE_URLS", (), _ice_urls, "ICE server URLs to hand out", shown_default="this server's own"
+        "TAVERN_ICE_URLS", (), values.ice_urls, "ICE server URLs to hand out", shown_default="this server's own"
     )
     turn_allow_peers: tuple[IPNetwork, ...] = _setting(
-        "TAVERN_TURN_ALLOW_PEERS", (), _networks, "ranges the relay may reach besides the public internet",
+        "TAVERN_TURN_ALLOW_PEERS", (), values.networks, "ranges the relay may reach besides the public internet",
         shown_default="none",
     )  # fmt: skip
     turn_user_quota: int = _setting(
-        "TAVERN_TURN_USER_QUOTA", 128, _integer(1, _LIMIT), "relay allocations per user and address"
+        "TAVERN_TURN_USER_QUOTA", 128, values.integer(1, _LIMIT), "relay allocations per user and address"
     )
     turn_401_rate: int = _setting(
-        "TAVERN_TURN_401_RATE", 64, _integer(1, _LIMIT), "unauthenticated TURN answers a second per address"
+        "TAVERN_TURN_401_RATE", 64, values.integer(1, _LIMIT), "unauthenticated TURN answers a second per address"
     )
     log_level: LogLevel = _setting(
-        "TAVERN_LOG_LEVEL", "info", _one_of("trace", "debug", "info", "warn", "error"), "least level that is logged"
+        "TAVERN_LOG_LEVEL",
+        "info",
+        values.one_of("trace", "debug", "info", "warn", "error"),
+        "least level that is logged",
     )
     heartbeat_interval_s: float = _setting(
-        "TAVERN_HEARTBEAT_INTERVAL", 10.0, _milliseconds(100, 3_600_000), "ms between pings", shown_default="10000"
+        "TAVERN_HEARTBEAT_INTERVAL",
+        10.0,
+        values.milliseconds(100, 3_600_000),
+        "ms between pings",
+        shown_default="10000",
     )
     heartbeat_timeout_s: float = _setting(
-        "TAVERN_HEARTBEAT_TIMEOUT", 5.0, _milliseconds(100, 3_600_000), "ms that a pong may take", shown_default="5000"
+        "TAVERN_HEARTBEAT_TIMEOUT",
+        5.0,
+        values.milliseconds(100, 3_600_000),
+        "ms that a pong may take",
+        shown_default="5000",
     )
-    rate_create: int = _setting("TAVERN_RATE_CREATE", 10, _integer(1, _LIMIT), "new taverns a minute per address")
-    rate_messages: int = _setting("TAVERN_RATE_MSG_SEC", 30, _integer(1, _LIMIT), "messages a second per connection")
+    rate_create: int = _setting("TAVERN_RATE_CREATE", 10, values.integer(1, _LIMIT), "new taverns a minute per address")
+    rate_messages: int = _setting(
+        "TAVERN_RATE_MSG_SEC", 30, values.integer(1, _LIMIT), "messages a second per connection"
+    )
     trusted_proxies: tuple[IPNetwork, ...] = _setting(
         "TAVERN_TRUSTED_PROXIES",
         (ip_network("127.0.0.0/8"), ip_network("::1/128")),
-        _networks,
+        values.networks,
         "proxies whose forwarded client address counts",
         shown_default="127.0.0.0/8,::1/128",
     )
     tls_cert: Path | None = _setting(
-        "TAVERN_TLS_CERT", None, _path, "certificate chain (PEM): https and wss", shown_default="none"
+        "TAVERN_TLS_CERT", None, values.path, "certificate chain (PEM): https and wss", shown_default="none"
     )
-    tls_key: Path | None = _setting("TAVERN_TLS_KEY", None, _path, "its private key (PEM)", shown_default="none")
+    tls_key: Path | None = _setting("TAVERN_TLS_KEY", None, values.path, "its private key (PEM)", shown_default="none")
 
     @property
     def is_local(self) -> bool:

@@ -20,7 +20,8 @@ from tavern.relay.thread import PythonDataPath
 from tavern.stun.message import MessageClass, Method, encode
 from tavern.turn.commands import AddFlow, RemoveFlow
 from tavern.turn.five_tuple import FiveTuple, Transport
-from tavern.turn.forwarding import Drop, Flow, Forwarder
+from tavern.turn.flows import Flow
+from tavern.turn.forwarding import Drop, Forwarder
 
 if TYPE_CHECKING:
     from tavern.relay.sockets import Listener

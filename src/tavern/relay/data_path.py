@@ -9,7 +9,7 @@ import attrs
 
 from tavern.relay.control_queue import ControlPacket
 from tavern.turn.commands import AddFlow, Command
-from tavern.turn.forwarding import Traffic
+from tavern.turn.flows import Traffic
 
 
 @attrs.frozen

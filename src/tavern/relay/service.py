@@ -23,7 +23,8 @@ from tavern.relay.thread import PythonDataPath
 from tavern.stun.attributes import AddressFamily, family_of
 from tavern.turn.auth import Credential
 from tavern.turn.commands import AddFlow, Effect, OpenRelaySocket
-from tavern.turn.forwarding import Drop, Traffic
+from tavern.turn.flows import Traffic
+from tavern.turn.forwarding import Drop
 from tavern.turn.server import TurnConfig, TurnServer
 
 _log = logging.getLogger(__name__)

@@ -30,7 +30,8 @@ from tavern.turn.commands import (
     UnbindChannel,
 )
 from tavern.turn.five_tuple import FiveTuple, Transport
-from tavern.turn.forwarding import CONTROL, Drop, Flow, Forwarder, Reply
+from tavern.turn.flows import Flow
+from tavern.turn.forwarding import CONTROL, Drop, Forwarder, Reply
 from tavern.turn.indications import SockAddr
 
 _MAX_DATAGRAM = 65535

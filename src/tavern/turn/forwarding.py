@@ -13,7 +13,6 @@ from typing import Final, Generic, TypeVar
 
 import attrs
 
-from tavern.addresses import SocketAddress
 from tavern.turn.binding import PLAIN_BINDING, binding_answer
 from tavern.turn.commands import (
     AddFlow,
@@ -23,6 +22,7 @@ from tavern.turn.commands import (
     SetPermission,
     UnbindChannel,
 )
+from tavern.turn.flows import NEVER_PERMITTED, Flow, FlowPermission, KnownPeer, Traffic, sockaddr_of
 from tavern.turn.indications import DataIndications, SockAddr, read_send_indication
 
 _pack_header = struct.Struct(">HH").pack
@@ -37,7 +37,6 @@ _MAX_PAYLOAD = 65_400  # more does not fit into a datagram once it is a Data ind
 # one with the longest username and realm 900.
 _MAX_CONTROL_SIZE = 2048
 _MAX_CONTROL_SIZE_WITHOUT_FLOW = 1024
-_MAX_KNOWN_PEERS = 2048  # a permission names an IP address with 65535 ports; the cache of exact peers must not grow so
 
 Handle = TypeVar("Handle")
 
@@ -73,66 +72,8 @@ class Reply:
     data: bytes
 
 
-@attrs.define(eq=False)
-class Traffic:
-    """Application data relayed since the start: packets and bytes without TURN's headers."""
-
-    packets_from_clients: int = 0
-    bytes_from_clients: int = 0
-    packets_to_clients: int = 0
-    bytes_to_clients: int = 0
-
-    def add(self, flow: Flow[Handle]) -> None:
-        """With what this flow relayed."""
-        self.packets_from_clients += flow.packets_from_client
-        self.bytes_from_clients += flow.bytes_from_client
-        self.packets_to_clients += flow.packets_to_client
-        self.bytes_to_clients += flow.bytes_to_client
-
-
-@attrs.define(eq=False)
-class _Permission:
-    expires_at: float
-    relayed_only: bool
-    own: bool
-    known: list[SockAddr] = attrs.field(factory=list)
-    """The flow's known peers that point here: they go with it."""
-
-
-@attrs.define(eq=False)
-class _Peer:
-    """One exact peer of one flow: what packets from it and to it need, found with one look-up."""
-
-    address: SockAddr
-    permission: _Permission
-    ours: bool
-    """Its IP address is the relay's own: a live flow may be behind its port."""
-    number: int = 0
-    channel_expires_at: float = 0.0
-    channel_relayed_only: bool = False
-
-
-@attrs.define(eq=False)
-class Flow(Generic[Handle]):
-    """One allocation in the data path. `handle` is the shell's: its sockets."""
-
-    id: int
-    client_key: Hashable
-    relayed: SockAddr
-    handle: Handle
-    packets_from_client: int = 0
-    bytes_from_client: int = 0
-    packets_to_client: int = 0
-    bytes_to_client: int = 0
-    permissions: dict[str, _Permission] = attrs.field(factory=dict)
-    peers: dict[SockAddr, _Peer] = attrs.field(factory=dict)
-    channels: dict[int, _Peer] = attrs.field(factory=dict)
-
-
 Output = tuple[Flow[Handle], bytes, SockAddr | None]
 """Through whose sockets, what, and to which peer; None: to the flow's client."""
-
-_NEVER = _Permission(0.0, relayed_only=True, own=False)
 
 
 class Forwarder(Generic[Handle]):
@@ -182,7 +123,7 @@ class Forwarder(Generic[Handle]):
 
     def add_flow(self, command: AddFlow, client_key: Hashable, handle: Handle) -> Flow[Handle]:
         """The flow exists; packets from `client_key` are its client's."""
-        flow = Flow(command.flow_id, client_key, _sockaddr(command.relayed_address), handle)
+        flow = Flow(command.flow_id, client_key, sockaddr_of(command.relayed_address), handle)
         self._flows[flow.id] = flow
         self._by_client[client_key] = flow
         self._by_relayed[flow.relayed] = flow
@@ -203,13 +144,13 @@ class Forwarder(Generic[Handle]):
             return
         permission = flow.permissions.get(command.host)
         if permission is None:
-            permission = _Permission(command.expires_at, command.relayed_only, command.own)
+            permission = FlowPermission(command.expires_at, command.relayed_only, command.own)
             flow.permissions[command.host] = permission
         permission.expires_at = command.expires_at
         permission.relayed_only = command.relayed_only
         if command.own and not permission.own:
             for port in self._listener_ports:
-                flow.peers.pop(_sockaddr((command.host, port)), None)
+                flow.peers.pop(sockaddr_of((command.host, port)), None)
         permission.own = command.own
 
     def revoke_permission(self, command: RevokePermission) -> None:
@@ -229,13 +170,13 @@ class Forwarder(Generic[Handle]):
         """See the command."""
         if (flow := self._flows.get(command.flow_id)) is None:
             return
-        address = _sockaddr(command.peer)
-        if self._is_listener(address, flow.permissions.get(address[0], _NEVER)):
+        address = sockaddr_of(command.peer)
+        if self._is_listener(address, flow.permissions.get(address[0], NEVER_PERMITTED)):
             return
-        peer = self._know(flow, address)
+        peer = flow.know(address, ours=address[0] in self._own_hosts)
         if flow.channels.get(command.number) is not peer:
-            self._unbind(flow, command.number)
-            self._unbind(flow, peer.number)
+            flow.unbind(command.number)
+            flow.unbind(peer.number)
             flow.peers[address] = peer  # it may have gone with its other number
         peer.number = command.number
         peer.channel_expires_at = command.expires_at
@@ -245,7 +186,7 @@ class Forwarder(Generic[Handle]):
     def unbind_channel(self, command: UnbindChannel) -> None:
         """See the command."""
         if (flow := self._flows.get(command.flow_id)) is not None:
-            self._unbind(flow, command.number)
+            flow.unbind(command.number)
 
     # Packets
 
@@ -326,7 +267,7 @@ class Forwarder(Generic[Handle]):
         return flow, payload, peer.address
 
     def _to_us(
-        self, flow: Flow[Handle], peer: _Peer, payload: bytes, relayed_only: bool, now: float
+        self, flow: Flow[Handle], peer: KnownPeer, payload: bytes, relayed_only: bool, now: float
     ) -> Output[Handle] | None:
         """The peer's IP address is the relay's own: a live flow, or something that the operator allows."""
         target = self._by_relayed.get(peer.address)
@@ -344,45 +285,16 @@ class Forwarder(Generic[Handle]):
 
     # Known peers
 
-    def _permitted(self, flow: Flow[Handle], address: SockAddr, now: float) -> _Peer | None:
+    def _permitted(self, flow: Flow[Handle], address: SockAddr, now: float) -> KnownPeer | None:
         permission = flow.permissions.get(address[0])
         if permission is None or permission.expires_at <= now or self._is_listener(address, permission):
             return None
-        peer = self._know(flow, address)
+        peer = flow.know(address, ours=address[0] in self._own_hosts)
         if peer.permission is not permission:
             peer.permission = permission
             permission.known.append(address)
         return peer
 
-    def _is_listener(self, address: SockAddr, permission: _Permission) -> bool:
+    def _is_listener(self, address: SockAddr, permission: FlowPermission) -> bool:
         """Whether the relay listens there: such a peer would make it its own client."""
         return address[1] in self._listener_ports and (permission.own or address[0] in self._own_hosts)
-
-    def _know(self, flow: Flow[Handle], address: SockAddr) -> _Peer:
-        peer = flow.peers.get(address)
-        if peer is None:
-            if len(flow.peers) >= _MAX_KNOWN_PEERS:
-                _forget_peers(flow)
-            peer = _Peer(address, _NEVER, ours=address[0] in self._own_hosts)
-            flow.peers[address] = peer
-        return peer
-
-    def _unbind(self, flow: Flow[Handle], number: int) -> None:
-        peer = flow.channels.pop(number, None)
-        if peer is not None:
-            peer.number = 0
-            peer.channel_expires_at = 0.0
-            if peer.permission.expires_at == 0.0:
-                flow.peers.pop(peer.address, None)
-
-
-def _forget_peers(flow: Flow[Handle]) -> None:
-    """Those without a channel; they are known again with their next packet."""
-    flow.peers = {peer.address: peer for peer in flow.channels.values()}
-    for permission in flow.permissions.values():
-        permission.known = [address for address in permission.known if address in flow.peers]
-
-
-def _sockaddr(address: SocketAddress) -> SockAddr:
-    host, port = address
-    return (host, port, 0, 0) if ":" in host else address

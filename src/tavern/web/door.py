@@ -20,9 +20,9 @@ from hypercorn.typing import ASGIFramework
 from starlette.types import ASGIApp
 
 from tavern.addresses import source_key
-from tavern.config import IPNetwork
 from tavern.logs import log_event
 from tavern.metrics import Metrics
+from tavern.setting_values import IPNetwork
 from tavern.web.proxies import client_host, is_trusted
 from tavern.web.streams import AnyStream, LentStream, close_after_reading, tcp_socket
 from tavern.web.websocket import Serve, WebSocketLimits, handshake, serve_websocket

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tavern.addresses import IPAddress, parse_address
-from tavern.config import IPNetwork
+from tavern.setting_values import IPNetwork
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Names in lower case."""

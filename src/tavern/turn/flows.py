@@ -1,0 +1,106 @@
+"""What the data path knows of one allocation: permissions, channels, and the exact peers that packets name. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+import attrs
+
+from tavern.addresses import SocketAddress
+from tavern.turn.indications import SockAddr
+
+_MAX_KNOWN_PEERS = 2048  # a permission names an IP address with 65535 ports; the cache of exact peers must not grow so
+
+Handle = TypeVar("Handle")
+
+
+@attrs.define(eq=False)
+class Traffic:
+    """Application data relayed since the start: packets and bytes without TURN's headers."""
+
+    packets_from_clients: int = 0
+    bytes_from_clients: int = 0
+    packets_to_clients: int = 0
+    bytes_to_clients: int = 0
+
+    def add(self, flow: Flow[Handle]) -> None:
+        """With what this flow relayed."""
+        self.packets_from_clients += flow.packets_from_client
+        self.bytes_from_clients += flow.bytes_from_client
+        self.packets_to_clients += flow.packets_to_client
+        self.bytes_to_clients += flow.bytes_to_client
+
+
+@attrs.define(eq=False)
+class FlowPermission:
+    expires_at: float
+    relayed_only: bool
+    own: bool
+    known: list[SockAddr] = attrs.field(factory=list)
+    """The flow's known peers that point here: they go with it."""
+
+
+@attrs.define(eq=False)
+class KnownPeer:
+    """One exact peer of one flow: what packets from it and to it need, found with one look-up."""
+
+    address: SockAddr
+    permission: FlowPermission
+    ours: bool
+    """Its IP address is the relay's own: a live flow may be behind its port."""
+    number: int = 0
+    channel_expires_at: float = 0.0
+    channel_relayed_only: bool = False
+
+
+@attrs.define(eq=False)
+class Flow(Generic[Handle]):
+    """One allocation in the data path. `handle` is the shell's: its sockets."""
+
+    id: int
+    client_key: Hashable
+    relayed: SockAddr
+    handle: Handle
+    packets_from_client: int = 0
+    bytes_from_client: int = 0
+    packets_to_client: int = 0
+    bytes_to_client: int = 0
+    permissions: dict[str, FlowPermission] = attrs.field(factory=dict)
+    peers: dict[SockAddr, KnownPeer] = attrs.field(factory=dict)
+    channels: dict[int, KnownPeer] = attrs.field(factory=dict)
+
+    def know(self, address: SockAddr, *, ours: bool) -> KnownPeer:
+        """The entry of this exact peer, made if there is none; it permits nothing by itself."""
+        peer = self.peers.get(address)
+        if peer is None:
+            if len(self.peers) >= _MAX_KNOWN_PEERS:
+                self._forget_peers()
+            peer = KnownPeer(address, NEVER_PERMITTED, ours)
+            self.peers[address] = peer
+        return peer
+
+    def unbind(self, number: int) -> None:
+        """`number` stands for nobody."""
+        peer = self.channels.pop(number, None)
+        if peer is not None:
+            peer.number = 0
+            peer.channel_expires_at = 0.0
+            if peer.permission.expires_at == 0.0:
+                self.peers.pop(peer.address, None)
+
+    def _forget_peers(self) -> None:
+        """Those without a channel; they are known again with their next packet."""
+        self.peers = {peer.address: peer for peer in self.channels.values()}
+        for permission in self.permissions.values():
+            permission.known = [address for address in permission.known if address in self.peers]
+
+
+NEVER_PERMITTED = FlowPermission(0.0, relayed_only=True, own=False)
+"""What a peer points to whose permission is not known."""
+
+
+def sockaddr_of(address: SocketAddress) -> SockAddr:
+    """A peer or relayed address as sockets name it."""
+    host, port = address
+    return (host, port, 0, 0) if ":" in host else address
