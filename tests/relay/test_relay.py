@@ -190,7 +190,7 @@ async def test_expired_allocations_go_without_any_packet(
     start_relay: Start, connect_client: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tavern.turn.allocation.DEFAULT_LIFETIME_S", 0)
-    monkeypatch.setattr("tavern.turn.requests.granted_lifetime_s", lambda _asked: 0)
+    monkeypatch.setattr("tavern.turn.allocate.granted_lifetime_s", lambda _asked: 0)
     async with start_relay() as running, connect_client(running) as client:
         _, port = await client.allocate()
         with trio.fail_after(5):

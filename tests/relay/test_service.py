@@ -118,7 +118,7 @@ async def test_an_allocation_that_ends_before_all_others_ends_in_time(
     start_relay: Start, connect_client: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lifetimes = iter([3600, 0])
-    monkeypatch.setattr("tavern.turn.requests.granted_lifetime_s", lambda _asked: next(lifetimes))
+    monkeypatch.setattr("tavern.turn.allocate.granted_lifetime_s", lambda _asked: next(lifetimes))
     async with start_relay() as running, connect_client(running) as long, connect_client(running) as short:
         await long.allocate()
         await trio.testing.wait_all_tasks_blocked()  # the timer sleeps until the first one's end

@@ -1,4 +1,4 @@
-"""What Allocate, Refresh, CreatePermission and ChannelBind do, once their user is proven (RFC 8656 §7 to §12). Pure."""
+"""What Refresh, CreatePermission and ChannelBind do, once their user is proven (RFC 8656 §8 to §12). Pure."""
 
 from __future__ import annotations
 
@@ -7,20 +7,16 @@ from ipaddress import ip_address
 
 import attrs
 
-from tavern.addresses import IPAddress, SocketAddress, source_key
+from tavern.addresses import IPAddress, SocketAddress
 from tavern.stun.attributes import (
     AddressFamily,
     decode_channel_number,
-    decode_even_port,
-    decode_lifetime,
-    decode_requested_family,
-    decode_requested_transport,
     decode_xor_address,
     encode_lifetime,
-    encode_xor_address,
     family_of,
 )
 from tavern.stun.message import AttributeType, Message, Method
+from tavern.turn.allocate import AllocateHandler, asked_lifetime_s, requested_family, without_zone
 from tavern.turn.allocation import (
     CHANNEL_LIFETIME_S,
     FIRST_CHANNEL,
@@ -31,17 +27,14 @@ from tavern.turn.allocation import (
     Allocation,
     Channel,
     Permission,
-    QuotaKey,
     granted_lifetime_s,
 )
 from tavern.turn.allocations import AllocationTable
-from tavern.turn.answers import ErrorCode, Refusal, UnknownAttributes, success
+from tavern.turn.answers import ErrorCode, Refusal, success
 from tavern.turn.auth import Identity
 from tavern.turn.commands import (
-    AddFlow,
     BindChannel,
     Effect,
-    OpenRelaySocket,
     RemoveFlow,
     RevokePermission,
     SetPermission,
@@ -50,30 +43,8 @@ from tavern.turn.commands import (
 from tavern.turn.five_tuple import FiveTuple
 from tavern.turn.policy import OWN, PeerPolicy, Verdict
 
-UDP_PROTOCOL = 17
-MAX_PORT_TRIES = 8  # ports of the range that other programs hold; more in a row means the range is not ours
-# Known, comprehension-required, and not built: refused at their step rather than ignored (RFC 8656 §7.2).
-_UNSUPPORTED_IN_ALLOCATE = (AttributeType.DONT_FRAGMENT, AttributeType.RESERVATION_TOKEN)
-
 Outcome = tuple[list[Effect], bytes | None]
 """Commands and then the response; None while the driver is opening the relay socket."""
-
-
-@attrs.define(eq=False)
-class PendingAllocation:
-    """An Allocate that waits for the driver to open its relay socket; it never outlives the driver's call."""
-
-    flow_id: int
-    request: Message
-    five_tuple: FiveTuple
-    identity: Identity
-    family: AddressFamily
-    lifetime_s: int
-    even: bool
-    client_is_own: bool
-    port: int = 0
-    """The one that is tried now."""
-    failed_ports: list[int] = attrs.field(factory=list)
 
 
 class RequestHandler:
@@ -91,15 +62,18 @@ class RequestHandler:
         self._allocations = allocations
         self._advertised = advertised
         self._policy = policy
-        self._user_quota = user_quota
-        self._max_allocations = max_allocations
-        self._pending: dict[int, PendingAllocation] = {}
-        self._last_id = 0
+        self.allocate = AllocateHandler(
+            allocations,
+            advertised=advertised,
+            is_own=self._is_own,
+            user_quota=user_quota,
+            max_allocations=max_allocations,
+        )
 
     def handle(self, request: Message, five_tuple: FiveTuple, identity: Identity, now: float) -> Outcome:
         """Executes one authenticated request of a TURN method."""
         if request.method == Method.ALLOCATE:
-            return self._allocate(request, five_tuple, identity)
+            return self.allocate.handle(request, five_tuple, identity), None
         allocation = self._allocations.find(five_tuple)
         if allocation is None:
             raise Refusal(ErrorCode.ALLOCATION_MISMATCH)
@@ -117,11 +91,14 @@ class RequestHandler:
 
         One whose advertised address no interface has sends from whatever address of this machine leads there.
         """
-        address = _without_zone(client[0])
+        address = without_zone(client[0])
         advertised = self._advertised.get(family_of(address))
         if advertised is None or self._allocations.relayed_at(advertised, client[1]) is None:
             return False
-        return self._policy.is_own(address)
+        return self._is_own(address)
+
+    def _is_own(self, address: IPAddress) -> bool:
+        return self._policy.is_own(address)  # of the policy that holds now
 
     def drop_expired(self, five_tuple: FiveTuple, now: float) -> list[Effect]:
         """Forgets this allocation's expired permissions and channels, here and in the data path.
@@ -138,38 +115,6 @@ class RequestHandler:
         for allocation in self._allocations.to_sweep(now):
             effects += _drop_expired(allocation, now)
         return effects
-
-    def relay_opened(self, flow_id: int, now: float) -> tuple[PendingAllocation, list[Effect], bytes]:
-        """The allocation that waited lives: its command and its success response."""
-        pending = self._pending.pop(flow_id)
-        self._release_failed(pending)
-        address = self._advertised[pending.family]
-        allocation = Allocation(
-            id=flow_id,
-            five_tuple=pending.five_tuple,
-            username=pending.identity.username,
-            key=pending.identity.key,
-            quota_key=_quota_key(pending.identity, pending.five_tuple),
-            family=pending.family,
-            relayed_address=(str(address), pending.port),
-            expires_at=now + pending.lifetime_s,
-            client_is_own=pending.client_is_own,
-            create_transaction_id=pending.request.transaction_id,
-        )
-        allocation.create_response = _allocate_response(pending, address)
-        self._allocations.add(allocation)
-        command = AddFlow(flow_id, pending.five_tuple, allocation.relayed_address)
-        return pending, [command], allocation.create_response
-
-    def relay_failed(self, flow_id: int) -> tuple[PendingAllocation, OpenRelaySocket | None]:
-        """Another port to try; None when there is none or enough were tried, and the ports are free again."""
-        pending = self._pending[flow_id]
-        pending.failed_ports.append(pending.port)
-        opening = self._next_port(pending)
-        if opening is None:
-            del self._pending[flow_id]
-            self._release_failed(pending)
-        return pending, opening
 
     def set_local_addresses(self, addresses: frozenset[IPAddress]) -> list[Effect]:
         """Judges every permission and channel again where the interfaces have new addresses."""
@@ -206,73 +151,12 @@ class RequestHandler:
                 effects.append(UnbindChannel(allocation.id, number))
         return effects
 
-    def _next_port(self, pending: PendingAllocation) -> OpenRelaySocket | None:
-        """The next port to try; None if there is none or enough were tried.
-
-        Not one of a client on this machine: the client of that allocation may have been a relay socket, and would be
-        one again.
-        """
-        while len(pending.failed_ports) < MAX_PORT_TRIES:
-            port = self._allocations.ports[pending.family].take(even=pending.even)
-            if port is None:
-                break
-            is_this_clients = pending.client_is_own and port == pending.five_tuple.client[1]
-            if not is_this_clients and not self._allocations.is_own_clients_port(port):
-                pending.port = port
-                return OpenRelaySocket(pending.flow_id, pending.family, port)
-            pending.failed_ports.append(port)
-        return None
-
-    def _release_failed(self, pending: PendingAllocation) -> None:
-        for port in pending.failed_ports:
-            self._allocations.ports[pending.family].release(port)
-
-    def _allocate(self, request: Message, five_tuple: FiveTuple, identity: Identity) -> Outcome:
-        """The checks of §7.2, in its order."""
-        if self._allocations.find(five_tuple) is not None:
-            raise Refusal(ErrorCode.ALLOCATION_MISMATCH)
-        transport = request.get(AttributeType.REQUESTED_TRANSPORT)
-        if transport is None:
-            raise Refusal(ErrorCode.BAD_REQUEST)
-        if decode_requested_transport(transport) != UDP_PROTOCOL:
-            raise Refusal(ErrorCode.UNSUPPORTED_TRANSPORT)
-        if unsupported := [kind for kind in _UNSUPPORTED_IN_ALLOCATE if request.get(kind) is not None]:
-            raise UnknownAttributes([int(kind) for kind in unsupported])
-        family = _requested_family(request)
-        if family is None or family not in self._advertised:
-            raise Refusal(ErrorCode.ADDRESS_FAMILY_NOT_SUPPORTED)
-        lifetime_s = granted_lifetime_s(_asked_lifetime_s(request))
-        even = request.get(AttributeType.EVEN_PORT)
-        if self._allocations.held_by(_quota_key(identity, five_tuple)) >= self._user_quota:
-            raise Refusal(ErrorCode.ALLOCATION_QUOTA_REACHED)
-        if len(self._allocations) >= self._max_allocations:
-            raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
-        if even is not None and decode_even_port(even):
-            raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)  # the next port cannot be reserved: nothing reserves yet
-        self._last_id += 1
-        pending = PendingAllocation(
-            flow_id=self._last_id,
-            request=request,
-            five_tuple=five_tuple,
-            identity=identity,
-            family=family,
-            lifetime_s=lifetime_s,
-            even=even is not None,
-            client_is_own=self._policy.is_own(_without_zone(five_tuple.client[0])),
-        )
-        opening = self._next_port(pending)
-        if opening is None:
-            self._release_failed(pending)
-            raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
-        self._pending[pending.flow_id] = pending
-        return [opening], None
-
     def _refresh(self, request: Message, allocation: Allocation, now: float) -> Outcome:
         """§8. LIFETIME 0 ends the allocation."""
         names_family = request.get(AttributeType.REQUESTED_ADDRESS_FAMILY) is not None
-        if names_family and _requested_family(request) is not allocation.family:
+        if names_family and requested_family(request) is not allocation.family:
             raise Refusal(ErrorCode.PEER_ADDRESS_FAMILY_MISMATCH)
-        asked_s = _asked_lifetime_s(request)
+        asked_s = asked_lifetime_s(request)
         effects: list[Effect] = []
         if asked_s == 0:
             lifetime_s = 0
@@ -355,34 +239,3 @@ def _drop_expired(allocation: Allocation, now: float) -> list[Effect]:
     effects: list[Effect] = [RevokePermission(allocation.id, str(peer)) for peer in peers]
     effects += [UnbindChannel(allocation.id, number) for number in numbers]
     return effects
-
-
-def _quota_key(identity: Identity, five_tuple: FiveTuple) -> QuotaKey:
-    return identity.user, source_key(five_tuple.client[0])
-
-
-def _without_zone(host: str) -> IPAddress:
-    return ip_address(host.partition("%")[0])
-
-
-def _requested_family(request: Message) -> AddressFamily | None:
-    value = request.get(AttributeType.REQUESTED_ADDRESS_FAMILY)
-    return AddressFamily.IPV4 if value is None else decode_requested_family(value)
-
-
-def _asked_lifetime_s(request: Message) -> int | None:
-    value = request.get(AttributeType.LIFETIME)
-    return None if value is None else decode_lifetime(value)
-
-
-def _allocate_response(pending: PendingAllocation, relayed: IPAddress) -> bytes:
-    request = pending.request
-    host, port = pending.five_tuple.client
-    mapped = _without_zone(host)
-    return success(
-        request,
-        (AttributeType.XOR_RELAYED_ADDRESS, encode_xor_address(relayed, pending.port, request.transaction_id)),
-        (AttributeType.LIFETIME, encode_lifetime(pending.lifetime_s)),
-        (AttributeType.XOR_MAPPED_ADDRESS, encode_xor_address(mapped, port, request.transaction_id)),
-        key=pending.identity.key,
-    )

@@ -124,12 +124,12 @@ class TurnServer:
 
     def relay_opened(self, flow_id: int, now: float) -> list[Effect]:
         """The relay socket that `OpenRelaySocket` asked for is bound: the allocation lives from now on."""
-        pending, effects, answer = self._handler.relay_opened(flow_id, now)
+        pending, effects, answer = self._handler.allocate.relay_opened(flow_id, now)
         return [*effects, self._final(pending.request, pending.five_tuple, answer, now)]
 
     def relay_failed(self, flow_id: int, now: float) -> list[Effect]:
         """The port cannot be bound: another one is tried, or the client gets 508."""
-        pending, retry = self._handler.relay_failed(flow_id)
+        pending, retry = self._handler.allocate.relay_failed(flow_id)
         if retry is not None:
             return [retry]
         answer = authenticated_error(pending.request, Refusal(ErrorCode.INSUFFICIENT_CAPACITY), pending.identity.key)
