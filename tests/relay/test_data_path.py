@@ -45,7 +45,7 @@ def sender() -> Iterator[socket.socket]:
 
 def flow(number: int, listener: Listener, relay: socket.socket) -> AddFlow:
     client = FiveTuple(Transport.UDP, ("127.0.0.1", number), listener.address)
-    return AddFlow(number, client, relay.getsockname())
+    return AddFlow(number, client, relay.getsockname(), user="bob", circles=None)
 
 
 async def until(condition: Callable[[], bool]) -> None:

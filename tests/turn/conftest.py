@@ -23,6 +23,7 @@ from tavern.turn.commands import (
     RemoveFlow,
     RevokePermission,
     SendToClient,
+    SetCircles,
     SetPermission,
     UnbindChannel,
 )
@@ -100,6 +101,8 @@ class World:
                 self.forwarder.add_flow(effect, effect.five_tuple, str(effect.five_tuple.client[1]))
             elif isinstance(effect, RemoveFlow):
                 assert self.forwarder.remove_flow(effect) is not None
+            elif isinstance(effect, SetCircles):
+                self.forwarder.set_circles(effect)
             elif isinstance(effect, SetPermission):
                 self.forwarder.set_permission(effect)
             elif isinstance(effect, RevokePermission):

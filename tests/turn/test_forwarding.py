@@ -30,7 +30,9 @@ CONNECT = FiveTuple(Transport.UDP, ("203.0.113.7", 4000), (RELAY, 3478))
 
 def make() -> tuple[Forwarder[str], Flow[str]]:
     forwarder: Forwarder[str] = Forwarder(frozenset({RELAY, "2001:db8::1"}), lambda: int.from_bytes(TRANSACTION, "big"))
-    return forwarder, forwarder.add_flow(AddFlow(1, CONNECT, (RELAY, 50001)), CLIENT, "sockets")
+    return forwarder, forwarder.add_flow(
+        AddFlow(1, CONNECT, (RELAY, 50001), user="bob", circles=None), CLIENT, "sockets"
+    )
 
 
 def send_indication(
@@ -50,7 +52,7 @@ def channel_data(number: int, payload: bytes, length: int | None = None) -> byte
 def permit(
     forwarder: Forwarder[str], host: str = PEER, flow_id: int = 1, until: float = 300.0, ours: bool = False
 ) -> None:
-    forwarder.set_permission(SetPermission(flow_id, host, until, relayed_only=ours, own=ours))
+    forwarder.set_permission(SetPermission(flow_id, host, until, relayed_only=ours, own=ours, claimed=False))
 
 
 def bind(forwarder: Forwarder[str], number: int = 0x4000, port: int = 5000, until: float = 600.0) -> None:
@@ -280,7 +282,9 @@ def test_a_peer_with_many_ports_does_not_grow_the_table_and_keeps_channels() -> 
 
 def test_ipv6_both_ways() -> None:
     forwarder, _ = make()
-    flow = forwarder.add_flow(AddFlow(2, CONNECT, ("2001:db8::1", 50001)), "client6", "sockets6")
+    flow = forwarder.add_flow(
+        AddFlow(2, CONNECT, ("2001:db8::1", 50001), user="bob", circles=None), "client6", "sockets6"
+    )
     permit(forwarder, "2001:db9::9", flow_id=2)
     data = send_indication(b"hello", "2001:db9::9")
     assert forwarder.from_client(data, "client6", 0.0) == (flow, b"hello", ("2001:db9::9", 5000, 0, 0))
@@ -295,7 +299,9 @@ def test_ipv6_both_ways() -> None:
 
 def two_flows() -> tuple[Forwarder[str], Flow[str], Flow[str]]:
     forwarder, one = make()
-    two = forwarder.add_flow(AddFlow(2, CONNECT, (RELAY, 50002)), "other client", "other sockets")
+    two = forwarder.add_flow(
+        AddFlow(2, CONNECT, (RELAY, 50002), user="bob", circles=None), "other client", "other sockets"
+    )
     return forwarder, one, two
 
 

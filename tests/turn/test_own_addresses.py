@@ -80,13 +80,15 @@ def test_an_address_that_becomes_our_own_keeps_its_other_ports_only(open_world: 
 def forwarder_and_flow() -> tuple[Forwarder[str], Flow[str]]:
     forwarder: Forwarder[str] = Forwarder(frozenset({RELAY}), lambda: 0, frozenset({LISTENER}))
     five_tuple = FiveTuple(Transport.UDP, ("9.9.9.9", 4000), (RELAY, LISTENER))
-    return forwarder, forwarder.add_flow(AddFlow(1, five_tuple, (RELAY, 50001)), "client", "sockets")
+    return forwarder, forwarder.add_flow(
+        AddFlow(1, five_tuple, (RELAY, 50001), user="bob", circles=None), "client", "sockets"
+    )
 
 
 @pytest.mark.parametrize(("host", "own"), [(RELAY, False), (HOME, True)])
 def test_the_data_path_binds_no_channel_to_a_listener(host: str, own: bool) -> None:
     forwarder, flow = forwarder_and_flow()
-    forwarder.set_permission(SetPermission(1, host, 300.0, relayed_only=False, own=own))
+    forwarder.set_permission(SetPermission(1, host, 300.0, relayed_only=False, own=own, claimed=False))
     forwarder.bind_channel(BindChannel(1, 0x4000, (host, LISTENER), 600.0, relayed_only=False))
     assert forwarder.from_client(b"\x40\x00\x00\x01x", "client", 0.0) is None
     forwarder.bind_channel(BindChannel(1, 0x4000, (host, 8080), 600.0, relayed_only=False))
@@ -96,7 +98,7 @@ def test_the_data_path_binds_no_channel_to_a_listener(host: str, own: bool) -> N
 def test_a_channel_that_became_one_to_a_listener_can_be_unbound_whatever_went_before() -> None:
     forwarder, flow = forwarder_and_flow()
     for own in (False, True):
-        forwarder.set_permission(SetPermission(1, HOME, 300.0, relayed_only=False, own=own))
+        forwarder.set_permission(SetPermission(1, HOME, 300.0, relayed_only=False, own=own, claimed=False))
         forwarder.bind_channel(BindChannel(1, 0x4000, (HOME, LISTENER), 600.0, relayed_only=False))
         forwarder.from_peer(flow, b"x", (HOME, LISTENER), 0.0)
     forwarder.revoke_permission(RevokePermission(1, HOME))
@@ -107,7 +109,7 @@ def test_a_channel_that_became_one_to_a_listener_can_be_unbound_whatever_went_be
 
 def test_a_listeners_port_elsewhere_is_a_port_as_any() -> None:
     forwarder, flow = forwarder_and_flow()
-    forwarder.set_permission(SetPermission(1, "9.9.9.9", 300.0, relayed_only=False, own=False))
+    forwarder.set_permission(SetPermission(1, "9.9.9.9", 300.0, relayed_only=False, own=False, claimed=False))
     peer = ("9.9.9.9", LISTENER)
     assert forwarder.from_client(send_indication(*peer), "client", 0.0) == (flow, b"x", peer)
 
@@ -116,11 +118,11 @@ def test_a_listeners_port_elsewhere_is_a_port_as_any() -> None:
 def test_11_a_flow_is_not_its_own_peer_either_way(own: bool) -> None:
     """Through Send as through ChannelBind, whatever the operator allows."""
     forwarder, flow = forwarder_and_flow()
-    forwarder.set_permission(SetPermission(1, RELAY, 300.0, relayed_only=True, own=own))
+    forwarder.set_permission(SetPermission(1, RELAY, 300.0, relayed_only=True, own=own, claimed=False))
     assert forwarder.from_client(send_indication(RELAY, 50001), "client", 0.0) is None
     assert forwarder.from_peer(flow, b"x", (RELAY, 50001), 0.0) is None
     assert forwarder.drops[Drop.NO_RELAYED_PEER] == 2
-    forwarder.set_permission(SetPermission(1, RELAY, 300.0, relayed_only=False, own=own))
+    forwarder.set_permission(SetPermission(1, RELAY, 300.0, relayed_only=False, own=own, claimed=False))
     assert forwarder.from_client(send_indication(RELAY, 50001), "client", 0.0) is None
     assert forwarder.drops[Drop.NO_RELAYED_PEER] == 3
 

@@ -29,7 +29,7 @@ def test_9_a_permission_is_announced_after_it_holds(world: World, client: Client
     assert client.permit(PEER, "9.9.2.2") == 0
     kinds = [type(command) for command in world.commands]
     assert kinds == [SetPermission, SetPermission, SendToClient]
-    assert world.commands[0] == SetPermission(1, PEER, world.now + 300, relayed_only=False, own=False)
+    assert world.commands[0] == SetPermission(1, PEER, world.now + 300, relayed_only=False, own=False, claimed=False)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_refreshed_permission_is_swept_when_it_has_expired_and_not_before(worl
 def test_12_a_channel_binds_and_permits(world: World, client: Client) -> None:
     assert client.bind(0x4000, PEER, 5000) == 0
     assert world.commands[:2] == [
-        SetPermission(1, PEER, world.now + 300, relayed_only=False, own=False),
+        SetPermission(1, PEER, world.now + 300, relayed_only=False, own=False, claimed=False),
         BindChannel(1, 0x4000, (PEER, 5000), world.now + 600, relayed_only=False),
     ]
 
@@ -201,7 +201,9 @@ def test_our_relayed_address_is_permitted_while_another_allocation_lives(world: 
     other = world.client(port=4001)
     _, port = other.allocate()
     assert client.permit("198.51.100.1") == 0
-    assert SetPermission(1, "198.51.100.1", world.now + 300, relayed_only=True, own=True) in world.commands
+    assert (
+        SetPermission(1, "198.51.100.1", world.now + 300, relayed_only=True, own=True, claimed=False) in world.commands
+    )
     assert client.bind(0x4000, "198.51.100.1", port) == 0
     assert client.bind(0x4001, "198.51.100.1", 3478) == 403
     assert client.bind(0x4001, "198.51.100.1", 8080) == 403

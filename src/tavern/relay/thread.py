@@ -26,6 +26,7 @@ from tavern.turn.commands import (
     RemoveFlow,
     RevokePermission,
     SendToClient,
+    SetCircles,
     SetPermission,
     UnbindChannel,
 )
@@ -277,6 +278,8 @@ class PythonDataPath:
                 self._send_to_client(command)
             elif isinstance(command, RemoveFlow):
                 self._remove_flow(command)
+            elif isinstance(command, SetCircles):
+                self._forwarder.set_circles(command)
             elif isinstance(command, SetPermission):
                 self._forwarder.set_permission(command)
             elif isinstance(command, BindChannel):

@@ -24,6 +24,7 @@ from tavern.turn.answers import ErrorCode, Refusal, UnknownAttributes, success
 from tavern.turn.auth import Identity
 from tavern.turn.commands import AddFlow, Effect, OpenRelaySocket
 from tavern.turn.five_tuple import FiveTuple
+from tavern.turn.sessions import Circles, Owner
 
 UDP_PROTOCOL = 17
 MAX_PORT_TRIES = 8  # ports of the range that other programs hold; more in a row means the range is not ours
@@ -57,13 +58,15 @@ class AllocateHandler:
         *,
         advertised: Mapping[AddressFamily, IPAddress],
         is_own: Callable[[IPAddress], bool],
+        circles: Callable[[Owner], Circles],
         user_quota: int,
         max_allocations: int,
     ) -> None:
-        """`is_own`: whether an address is this machine's."""
+        """`is_own`: whether an address is this machine's. `circles`: what an owner's sessions are, and where."""
         self._allocations = allocations
         self._advertised = advertised
         self._is_own = is_own
+        self._circles = circles
         self._user_quota = user_quota
         self._max_allocations = max_allocations
         self._pending: dict[int, PendingAllocation] = {}
@@ -123,12 +126,19 @@ class AllocateHandler:
             family=pending.family,
             relayed_address=(str(address), pending.port),
             expires_at=now + pending.lifetime_s,
+            owner=pending.identity.owner,
             client_is_own=pending.client_is_own,
             create_transaction_id=pending.request.transaction_id,
         )
         allocation.create_response = _allocate_response(pending, address)
         self._allocations.add(allocation)
-        command = AddFlow(flow_id, pending.five_tuple, allocation.relayed_address)
+        command = AddFlow(
+            flow_id,
+            pending.five_tuple,
+            allocation.relayed_address,
+            user=allocation.quota_key,
+            circles=None if allocation.owner is None else self._circles(allocation.owner),
+        )
         return pending, [command], allocation.create_response
 
     def relay_failed(self, flow_id: int) -> tuple[PendingAllocation, OpenRelaySocket | None]:
@@ -164,6 +174,8 @@ class AllocateHandler:
 
 
 def _quota_key(identity: Identity, five_tuple: FiveTuple) -> QuotaKey:
+    if identity.owner is not None:
+        return identity.owner
     return identity.user, source_key(five_tuple.client[0])
 
 

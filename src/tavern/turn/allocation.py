@@ -7,6 +7,7 @@ import attrs
 from tavern.addresses import IPAddress, SocketAddress
 from tavern.stun.attributes import AddressFamily
 from tavern.turn.five_tuple import FiveTuple
+from tavern.turn.sessions import Owner
 
 DEFAULT_LIFETIME_S = 600  # RFC 8656 §3.2
 MAX_LIFETIME_S = 3600
@@ -28,6 +29,8 @@ class Permission:
     expires_at: float
     own: bool
     """The address is this machine's, as far as the data path knows."""
+    claimed: bool
+    """Only what members of the call announce justifies it."""
 
 
 @attrs.define
@@ -38,8 +41,8 @@ class Channel:
     expires_at: float
 
 
-QuotaKey = tuple[bytes, str]
-"""Who allocations are counted for: the user, and the client's address or /64.
+QuotaKey = Owner | tuple[bytes, str]
+"""Who allocations are counted for: the owner, else the user and the client's address or /64.
 
 Not the username, of which everyone gets a new one whenever they ask; and with the address, since a client may
 compute the same user for everyone.
@@ -58,6 +61,8 @@ class Allocation:
     family: AddressFamily
     relayed_address: SocketAddress
     expires_at: float
+    owner: Owner | None
+    """Whose sessions decide what it reaches; None: the general policy."""
     client_is_own: bool
     """The client's address is this machine's."""
     create_transaction_id: bytes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 
 from tavern.addresses import IPAddress, SocketAddress
@@ -11,6 +11,7 @@ from tavern.turn.allocation import NEVER, Allocation, QuotaKey
 from tavern.turn.expiry import ExpiryQueue
 from tavern.turn.five_tuple import FiveTuple
 from tavern.turn.ports import PortRange
+from tavern.turn.sessions import Owner
 
 # A sweep looks at all that an allocation holds, a thousand entries at most, so that it must not come for each of them.
 # Nothing waits for it: what has expired has no effect, and the allocation's next request forgets it too.
@@ -28,6 +29,7 @@ class AllocationTable:
         self._by_relayed: dict[SocketAddress, Allocation] = {}
         self._by_family: Counter[AddressFamily] = Counter()
         self._held: Counter[QuotaKey] = Counter()
+        self._by_owner: defaultdict[Owner, dict[int, Allocation]] = defaultdict(dict)
         self._own_client_ports: Counter[int] = Counter()
         self._expiry = ExpiryQueue()
         self._sweeps = ExpiryQueue()
@@ -45,6 +47,10 @@ class AllocationTable:
     def held_by(self, key: QuotaKey) -> int:
         """How many allocations this user has from there."""
         return self._held[key]
+
+    def of_owner(self, owner: Owner) -> tuple[Allocation, ...]:
+        """All that this owner has, by whatever five-tuples."""
+        return tuple(self._by_owner.get(owner, {}).values())
 
     def others_live(self, allocation: Allocation) -> bool:
         """Whether another allocation of the same family lives, which may be this one's peer."""
@@ -66,6 +72,8 @@ class AllocationTable:
         self._by_relayed[allocation.relayed_address] = allocation
         self._by_family[allocation.family] += 1
         self._held[allocation.quota_key] += 1
+        if allocation.owner is not None:
+            self._by_owner[allocation.owner][allocation.id] = allocation
         if allocation.client_is_own:
             self._own_client_ports[allocation.five_tuple.client[1]] += 1
         self._expiry.set(allocation.id, allocation.expires_at)
@@ -84,6 +92,10 @@ class AllocationTable:
         self._held[allocation.quota_key] -= 1
         if not self._held[allocation.quota_key]:
             del self._held[allocation.quota_key]  # or every user ever seen would stay
+        if allocation.owner is not None:
+            del self._by_owner[allocation.owner][allocation.id]
+            if not self._by_owner[allocation.owner]:
+                del self._by_owner[allocation.owner]
         if allocation.client_is_own:
             self._own_client_ports[allocation.five_tuple.client[1]] -= 1  # stays at 0: there are 65535 at most
         self._expiry.discard(allocation.id)

@@ -12,6 +12,7 @@ import attrs
 from tavern.addresses import SocketAddress
 from tavern.stun.integrity import long_term_key
 from tavern.stun.message import AttributeType, Message
+from tavern.turn.sessions import Owner
 
 MAX_USERNAME_BYTES = 508  # RFC 8489 §14.3: less than 509
 NONCE_LIFETIME_S = 3600  # RFC 8489 §9.2: at most an hour, or a sniffed request could be replayed for longer
@@ -37,6 +38,10 @@ class Identity:
     key: bytes = attrs.field(repr=False)
     expires_at: int
     """Unix seconds; from then on the username makes no new allocation."""
+    legacy: bool = False
+    """It was signed with the secret that old clients carry, and everybody knows."""
+    owner: Owner | None = None
+    """Whose allocations it makes, where it belongs to sessions."""
 
     @property
     def user(self) -> bytes:
@@ -51,10 +56,15 @@ class Credentials:
     The first of `secrets` mints; all of them verify, so that one can be rotated without ending calls.
     """
 
-    def __init__(self, realm: str, secrets: tuple[str, ...]) -> None:
+    def __init__(self, realm: str, secrets: tuple[str, ...], legacy_secret: str | None = None) -> None:
+        """`legacy_secret` verifies too: everybody knows it, so the identity says that it did."""
         assert secrets, "a relay without a secret is open to everyone"
+        assert legacy_secret not in secrets
         self._realm = realm.encode()
         self._secrets = tuple(secret.encode() for secret in secrets)
+        self._verifying = [(secret, False) for secret in self._secrets]
+        if legacy_secret is not None:
+            self._verifying.append((legacy_secret.encode(), True))
 
     def mint(self, user_id: str, lifetime_s: int, unix_time_s: float) -> Credential:
         """A credential for `lifetime_s` seconds from now. ValueError if `user_id` makes the username too long."""
@@ -73,10 +83,10 @@ class Credentials:
         match = _USERNAME.fullmatch(username)
         if match is None:
             return None
-        for secret in self._secrets:
+        for secret, legacy in self._verifying:
             key = long_term_key(username, self._realm, _password(secret, username))
             if message.is_signed_with(key):
-                return Identity(username=username, key=key, expires_at=int(match[1]))
+                return Identity(username=username, key=key, expires_at=int(match[1]), legacy=legacy)
         return None
 
 

@@ -6,11 +6,14 @@ never overtakes the permission that it announces. They are all that a data path 
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import attrs
 
 from tavern.addresses import SocketAddress
 from tavern.stun.attributes import AddressFamily
 from tavern.turn.five_tuple import FiveTuple
+from tavern.turn.sessions import Circles
 
 
 @attrs.frozen
@@ -29,6 +32,10 @@ class AddFlow:
     flow_id: int
     five_tuple: FiveTuple
     relayed_address: SocketAddress
+    user: Hashable
+    """Whose flow it is, for what is limited by user."""
+    circles: Circles | None
+    """What it has in common with the flows that it reaches; None: it reaches all others that have none, too."""
 
 
 @attrs.frozen
@@ -36,6 +43,14 @@ class RemoveFlow:
     """The allocation is gone: close its relay socket, forget its permissions and channels."""
 
     flow_id: int
+
+
+@attrs.frozen
+class SetCircles:
+    """The flow, which had circles, has these from now on."""
+
+    flow_id: int
+    circles: Circles
 
 
 @attrs.frozen
@@ -49,6 +64,8 @@ class SetPermission:
     """`host` is ours: only ports that are relayed addresses of live flows count as peers."""
     own: bool
     """`host` is this machine's: the ports that the relay listens on are no peers."""
+    claimed: bool
+    """Somebody says that he is at `host`: only checks leave to it until it speaks. What has spoken stays proven."""
 
 
 @attrs.frozen
@@ -86,5 +103,7 @@ class SendToClient:
     data: bytes = attrs.field(repr=False)
 
 
-Command = AddFlow | RemoveFlow | SetPermission | RevokePermission | BindChannel | UnbindChannel | SendToClient
+Command = (
+    AddFlow | RemoveFlow | SetCircles | SetPermission | RevokePermission | BindChannel | UnbindChannel | SendToClient
+)
 Effect = OpenRelaySocket | Command

@@ -8,7 +8,9 @@ from typing import Generic, TypeVar
 import attrs
 
 from tavern.addresses import SocketAddress
+from tavern.turn.claims import Claim
 from tavern.turn.indications import SockAddr
+from tavern.turn.sessions import Circles
 
 _MAX_KNOWN_PEERS = 2048  # a permission names an IP address with 65535 ports; the cache of exact peers must not grow so
 
@@ -37,6 +39,9 @@ class FlowPermission:
     expires_at: float
     relayed_only: bool
     own: bool
+    claimed: bool = False
+    claim: Claim | None = None
+    """Of a claimed address that has not spoken yet: what may leave, and what must come first."""
     known: list[SockAddr] = attrs.field(factory=list)
     """The flow's known peers that point here: they go with it."""
 
@@ -62,6 +67,8 @@ class Flow(Generic[Handle]):
     client_key: Hashable
     relayed: SockAddr
     handle: Handle
+    user: Hashable
+    circles: Circles | None
     packets_from_client: int = 0
     bytes_from_client: int = 0
     packets_to_client: int = 0
@@ -69,6 +76,13 @@ class Flow(Generic[Handle]):
     permissions: dict[str, FlowPermission] = attrs.field(factory=dict)
     peers: dict[SockAddr, KnownPeer] = attrs.field(factory=dict)
     channels: dict[int, KnownPeer] = attrs.field(factory=dict)
+
+    def reaches(self, other: Flow[Handle]) -> bool:
+        """Whether their clients are with each other, as far as the control side knows."""
+        mine, theirs = self.circles, other.circles
+        if mine is None or theirs is None:
+            return mine is theirs
+        return not mine.isdisjoint(theirs)
 
     def know(self, address: SockAddr, *, ours: bool) -> KnownPeer:
         """The entry of this exact peer, made if there is none; it permits nothing by itself."""
@@ -79,6 +93,12 @@ class Flow(Generic[Handle]):
             peer = KnownPeer(address, NEVER_PERMITTED, ours)
             self.peers[address] = peer
         return peer
+
+    def permit(self, peer: KnownPeer, permission: FlowPermission) -> None:
+        """`permission` is the one of this peer; withdrawn, it takes the peer along."""
+        if peer.permission is not permission:
+            peer.permission = permission
+            permission.known.append(peer.address)
 
     def unbind(self, number: int) -> None:
         """`number` stands for nobody."""

@@ -14,11 +14,13 @@ from typing import Final, Generic, TypeVar
 import attrs
 
 from tavern.turn.binding import PLAIN_BINDING, binding_answer
+from tavern.turn.claims import CheckLimiter, Claim
 from tavern.turn.commands import (
     AddFlow,
     BindChannel,
     RemoveFlow,
     RevokePermission,
+    SetCircles,
     SetPermission,
     UnbindChannel,
 )
@@ -49,6 +51,7 @@ class Drop(StrEnum):
     NO_CHANNEL = "no_channel"
     NO_PERMISSION = "no_permission"
     NO_RELAYED_PEER = "no_relayed_peer"
+    UNPROVEN_PEER = "unproven_peer"
     SEND_FAILED = "send_failed"
     SEND_BUFFER_FULL = "send_buffer_full"
     RECEIVE_BUFFER_FULL = "receive_buffer_full"
@@ -97,6 +100,7 @@ class Forwarder(Generic[Handle]):
         self._traffic_of_removed = Traffic()
         self._own_hosts = own_hosts
         self._listener_ports = listener_ports
+        self._checks = CheckLimiter()
         self._indications = DataIndications(random_96_bits)
         self._flows: dict[int, Flow[Handle]] = {}
         self._by_client: dict[Hashable, Flow[Handle]] = {}
@@ -123,7 +127,8 @@ class Forwarder(Generic[Handle]):
 
     def add_flow(self, command: AddFlow, client_key: Hashable, handle: Handle) -> Flow[Handle]:
         """The flow exists; packets from `client_key` are its client's."""
-        flow = Flow(command.flow_id, client_key, sockaddr_of(command.relayed_address), handle)
+        relayed = sockaddr_of(command.relayed_address)
+        flow = Flow(command.flow_id, client_key, relayed, handle, command.user, command.circles)
         self._flows[flow.id] = flow
         self._by_client[client_key] = flow
         self._by_relayed[flow.relayed] = flow
@@ -138,8 +143,13 @@ class Forwarder(Generic[Handle]):
             self._traffic_of_removed.add(flow)
         return flow
 
-    def set_permission(self, command: SetPermission) -> None:
+    def set_circles(self, command: SetCircles) -> None:
         """See the command. Like all others, without effect for a flow that is gone."""
+        if (flow := self._flows.get(command.flow_id)) is not None:
+            flow.circles = command.circles
+
+    def set_permission(self, command: SetPermission) -> None:
+        """See the command."""
         if (flow := self._flows.get(command.flow_id)) is None:
             return
         permission = flow.permissions.get(command.host)
@@ -147,6 +157,9 @@ class Forwarder(Generic[Handle]):
             permission = FlowPermission(command.expires_at, command.relayed_only, command.own)
             flow.permissions[command.host] = permission
         permission.expires_at = command.expires_at
+        if command.claimed != permission.claimed:
+            permission.claimed = command.claimed
+            permission.claim = Claim(flow.user, command.host, self._checks) if command.claimed else None
         permission.relayed_only = command.relayed_only
         if command.own and not permission.own:
             for port in self._listener_ports:
@@ -181,6 +194,9 @@ class Forwarder(Generic[Handle]):
         peer.number = command.number
         peer.channel_expires_at = command.expires_at
         peer.channel_relayed_only = command.relayed_only
+        permission = flow.permissions.get(address[0])
+        if permission is not None:
+            flow.permit(peer, permission)
         flow.channels[command.number] = peer
 
     def unbind_channel(self, command: UnbindChannel) -> None:
@@ -214,6 +230,9 @@ class Forwarder(Generic[Handle]):
             payload = data[4 : 4 + length]
             if peer.ours:
                 return self._to_us(flow, peer, payload, peer.channel_relayed_only, now)
+            claim = peer.permission.claim
+            if claim is not None and not claim.may_leave(payload, now):
+                return self._drop(Drop.UNPROVEN_PEER)
             flow.packets_from_client += 1
             flow.bytes_from_client += length
             return flow, payload, peer.address
@@ -234,8 +253,11 @@ class Forwarder(Generic[Handle]):
             peer = self._permitted(flow, address, now)
             if peer is None:
                 return self._drop(Drop.NO_PERMISSION)
-        if peer.permission.relayed_only and self._by_relayed.get(address, flow) is flow:
+        if peer.ours and not self._may_come(flow, peer):
             return self._drop(Drop.NO_RELAYED_PEER)
+        claim = peer.permission.claim
+        if claim is not None and address not in self._by_relayed and claim.is_proven_by(data):
+            peer.permission.claim = None  # by who is there himself, not by another flow behind the same address
         size = len(data)
         if size > _MAX_PAYLOAD:
             return self._drop(Drop.MALFORMED)
@@ -262,6 +284,9 @@ class Forwarder(Generic[Handle]):
                 return self._drop(Drop.NO_PERMISSION)
         if peer.ours:
             return self._to_us(flow, peer, payload, peer.permission.relayed_only, now)
+        claim = peer.permission.claim
+        if claim is not None and not claim.may_leave(payload, now):
+            return self._drop(Drop.UNPROVEN_PEER)
         flow.packets_from_client += 1
         flow.bytes_from_client += len(payload)
         return flow, payload, peer.address
@@ -271,13 +296,23 @@ class Forwarder(Generic[Handle]):
     ) -> Output[Handle] | None:
         """The peer's IP address is the relay's own: a live flow, or something that the operator allows."""
         target = self._by_relayed.get(peer.address)
-        if (target is None and relayed_only) or target is flow:
+        if (target is None and relayed_only) or target is flow or (target is not None and not flow.reaches(target)):
             return self._drop(Drop.NO_RELAYED_PEER)
+        claim = peer.permission.claim
+        if target is None and claim is not None and not claim.may_leave(payload, now):
+            return self._drop(Drop.UNPROVEN_PEER)
         flow.packets_from_client += 1
         flow.bytes_from_client += len(payload)
         if target is None:
             return flow, payload, peer.address
         return self.from_peer(target, payload, flow.relayed, now)
+
+    def _may_come(self, flow: Flow[Handle], peer: KnownPeer) -> bool:
+        """Whether what comes from our own IP address is of a flow that this one is with, or is allowed there."""
+        source = self._by_relayed.get(peer.address)
+        if source is None:
+            return not peer.permission.relayed_only
+        return source is not flow and flow.reaches(source)
 
     def _drop(self, reason: Drop) -> Output[Handle] | None:
         self.drops[reason] += 1
@@ -290,9 +325,7 @@ class Forwarder(Generic[Handle]):
         if permission is None or permission.expires_at <= now or self._is_listener(address, permission):
             return None
         peer = flow.know(address, ours=address[0] in self._own_hosts)
-        if peer.permission is not permission:
-            peer.permission = permission
-            permission.known.append(address)
+        flow.permit(peer, permission)
         return peer
 
     def _is_listener(self, address: SockAddr, permission: FlowPermission) -> bool:

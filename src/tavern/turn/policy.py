@@ -71,7 +71,9 @@ class PeerPolicy:
     local_addresses: frozenset[IPAddress] = frozenset()
     """The addresses of this machine's interfaces: its own services are not peers."""
     allow_peers: tuple[Network, ...] = ()
-    """The operator's ranges: they win over every denial but the one of `listener_ports`."""
+    """The operator's ranges: they win over every denial but those of `deny_peers` and `listener_ports`."""
+    deny_peers: tuple[Network, ...] = ()
+    """The operator's ranges that are nobody's peers, whatever else is said of them."""
     is_local: Callable[[IPAddress], bool]
     """Asks the kernel whether an address is this machine's own, listed by an interface or not."""
     listener_ports: frozenset[int] = frozenset()
@@ -83,6 +85,8 @@ class PeerPolicy:
     def judge(self, peer: IPAddress, *, others_live: bool) -> Verdict:
         """Whether the relay may send to `peer`. `others_live`: other allocations live, which may be the peer."""
         judged = embedded_addresses(peer)
+        if any(address in network for address in (peer, *judged) for network in self.deny_peers):
+            return Verdict.DENIED
         if peer in self.advertised_addresses and not self._is_listed(peer):
             return Verdict.RELAYED_ONLY if others_live else Verdict.DENIED
         if not all(self._is_listed(address) or _is_global(address) for address in judged):
@@ -92,10 +96,6 @@ class PeerPolicy:
         if not own:
             return Verdict.ALLOWED
         return Verdict.ALLOWED_OWN if all(map(self._is_listed, own)) else Verdict.DENIED
-
-    def is_listener(self, verdict: Verdict, port: int) -> bool:
-        """Whether the relay itself listens on `port` of a peer that was judged so: no peer then, whoever allows it."""
-        return verdict in OWN and port in self.listener_ports
 
     def _is_listed(self, address: IPAddress) -> bool:
         return any(address in network for network in self.allow_peers)

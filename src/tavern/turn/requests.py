@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import ip_address
 
 import attrs
 
@@ -41,7 +40,8 @@ from tavern.turn.commands import (
     UnbindChannel,
 )
 from tavern.turn.five_tuple import FiveTuple
-from tavern.turn.policy import OWN, PeerPolicy, Verdict
+from tavern.turn.reach import Judgement, Reach, set_permission
+from tavern.turn.sessions import SessionTable
 
 Outcome = tuple[list[Effect], bytes | None]
 """Commands and then the response; None while the driver is opening the relay socket."""
@@ -55,17 +55,19 @@ class RequestHandler:
         allocations: AllocationTable,
         *,
         advertised: Mapping[AddressFamily, IPAddress],
-        policy: PeerPolicy,
+        reach: Reach,
+        sessions: SessionTable,
         user_quota: int,
         max_allocations: int,
     ) -> None:
         self._allocations = allocations
         self._advertised = advertised
-        self._policy = policy
+        self._reach = reach
         self.allocate = AllocateHandler(
             allocations,
             advertised=advertised,
-            is_own=self._is_own,
+            is_own=reach.is_own,
+            circles=sessions.circles,
             user_quota=user_quota,
             max_allocations=max_allocations,
         )
@@ -95,10 +97,7 @@ class RequestHandler:
         advertised = self._advertised.get(family_of(address))
         if advertised is None or self._allocations.relayed_at(advertised, client[1]) is None:
             return False
-        return self._is_own(address)
-
-    def _is_own(self, address: IPAddress) -> bool:
-        return self._policy.is_own(address)  # of the policy that holds now
+        return self._reach.is_own(address)
 
     def drop_expired(self, five_tuple: FiveTuple, now: float) -> list[Effect]:
         """Forgets this allocation's expired permissions and channels, here and in the data path.
@@ -118,38 +117,18 @@ class RequestHandler:
 
     def set_local_addresses(self, addresses: frozenset[IPAddress]) -> list[Effect]:
         """Judges every permission and channel again where the interfaces have new addresses."""
-        new = addresses - self._policy.local_addresses
-        self._policy = attrs.evolve(self._policy, local_addresses=addresses)
+        new = addresses - self._reach.policy.local_addresses
+        self._reach.policy = attrs.evolve(self._reach.policy, local_addresses=addresses)
         if not new:
             return []
         effects: list[Effect] = []
         for allocation in self._allocations:
-            effects += self._judge_again(allocation)
+            effects += self._reach.judge_again(allocation)
         return effects
 
     def set_listeners(self, addresses: frozenset[SocketAddress]) -> None:
         """The relay itself listens there."""
-        self._policy = attrs.evolve(self._policy, listener_ports=frozenset(port for _, port in addresses))
-
-    def _judge_again(self, allocation: Allocation) -> list[Effect]:
-        effects: list[Effect] = []
-        for peer, permission in list(allocation.permissions.items()):
-            verdict = self._policy.judge(peer, others_live=True)
-            if verdict is Verdict.DENIED:
-                del allocation.permissions[peer]
-                effects.append(RevokePermission(allocation.id, str(peer)))
-            elif verdict is Verdict.ALLOWED_OWN and not permission.own:
-                permission.own = True
-                effects.append(
-                    SetPermission(allocation.id, str(peer), permission.expires_at, relayed_only=False, own=True)
-                )
-        for number, channel in list(allocation.channels.items()):
-            host, port = channel.peer
-            verdict = self._policy.judge(ip_address(host), others_live=True)
-            if verdict is Verdict.DENIED or self._policy.is_listener(verdict, port):
-                allocation.unbind(number)
-                effects.append(UnbindChannel(allocation.id, number))
-        return effects
+        self._reach.policy = attrs.evolve(self._reach.policy, listener_ports=frozenset(port for _, port in addresses))
 
     def _refresh(self, request: Message, allocation: Allocation, now: float) -> Outcome:
         """§8. LIFETIME 0 ends the allocation."""
@@ -173,10 +152,12 @@ class RequestHandler:
         if not values:
             raise Refusal(ErrorCode.BAD_REQUEST)
         peers = dict.fromkeys(decode_xor_address(value, request.transaction_id)[0] for value in values)
-        verdicts = {peer: self._judge(allocation, peer) for peer in peers}
+        judgements = {peer: self._judge(allocation, peer) for peer in peers}
         if len(allocation.permissions.keys() | peers) > MAX_PERMISSIONS:
             raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
-        effects: list[Effect] = [self._permit(allocation, peer, verdict, now) for peer, verdict in verdicts.items()]
+        effects: list[Effect] = [
+            self._permit(allocation, peer, judgement, now) for peer, judgement in judgements.items()
+        ]
         return effects, success(request, key=allocation.key)
 
     def _bind_channel(self, request: Message, allocation: Allocation, now: float) -> Outcome:
@@ -193,12 +174,8 @@ class RequestHandler:
         bound = allocation.channels.get(number)
         if (bound is not None and bound.peer != peer) or allocation.channel_of.get(peer, number) != number:
             raise Refusal(ErrorCode.BAD_REQUEST)
-        verdict = self._judge(allocation, address)
-        relayed_only = verdict is Verdict.RELAYED_ONLY
-        other = self._allocations.relayed_at(address, port)
-        if port == 0 or other is allocation or (relayed_only and other is None):
-            raise Refusal(ErrorCode.FORBIDDEN)
-        if self._policy.is_listener(verdict, port):
+        judgement = self._judge(allocation, address)
+        if not self._reach.may_bind(allocation, judgement, address, port):
             raise Refusal(ErrorCode.FORBIDDEN)
         if bound is None and len(allocation.channels) >= MAX_CHANNELS:
             raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
@@ -208,30 +185,24 @@ class RequestHandler:
         allocation.bind(number, channel)
         # The sweep comes for the permission, which expires first, and then at the channel's time.
         effects: list[Effect] = [
-            self._permit(allocation, address, verdict, now),
-            BindChannel(allocation.id, number, peer, channel.expires_at, relayed_only),
+            self._permit(allocation, address, judgement, now),
+            BindChannel(allocation.id, number, peer, channel.expires_at, judgement.relayed_only),
         ]
         return effects, success(request, key=allocation.key)
 
-    def _judge(self, allocation: Allocation, peer: IPAddress) -> Verdict:
+    def _judge(self, allocation: Allocation, peer: IPAddress) -> Judgement:
         if family_of(peer) is not allocation.family:
             raise Refusal(ErrorCode.PEER_ADDRESS_FAMILY_MISMATCH)
-        verdict = self._policy.judge(peer, others_live=self._allocations.others_live(allocation))
-        if verdict is Verdict.DENIED:
+        judgement = self._reach.judge(allocation, peer)
+        if judgement is None:
             raise Refusal(ErrorCode.FORBIDDEN)  # never another code: Firefox drops the allocation on those
-        return verdict
+        return judgement
 
-    def _permit(self, allocation: Allocation, peer: IPAddress, verdict: Verdict, now: float) -> SetPermission:
-        permission = Permission(now + PERMISSION_LIFETIME_S, own=verdict in OWN)
+    def _permit(self, allocation: Allocation, peer: IPAddress, judgement: Judgement, now: float) -> SetPermission:
+        permission = Permission(now + PERMISSION_LIFETIME_S, own=judgement.own, claimed=judgement.claimed)
         allocation.permissions[peer] = permission
         self._allocations.holds_until(allocation, permission.expires_at)
-        return SetPermission(
-            allocation.id,
-            str(peer),
-            permission.expires_at,
-            relayed_only=verdict is Verdict.RELAYED_ONLY,
-            own=permission.own,
-        )
+        return set_permission(allocation, peer, permission.expires_at, judgement)
 
 
 def _drop_expired(allocation: Allocation, now: float) -> list[Effect]:

@@ -21,11 +21,13 @@ from tavern.turn.answers import (
     unauthenticated_error,
 )
 from tavern.turn.auth import Credentials, Identity, Nonces
+from tavern.turn.closed import ClosedRelay
 from tavern.turn.commands import Effect, RemoveFlow, SendToClient
 from tavern.turn.five_tuple import FiveTuple
 from tavern.turn.limiter import BURST_S, TokenBuckets, UnauthenticatedLimiter
 from tavern.turn.policy import Network, PeerPolicy
 from tavern.turn.ports import PortRange
+from tavern.turn.reach import Reach
 from tavern.turn.requests import RequestHandler
 from tavern.turn.retransmissions import AnswerMemory
 
@@ -41,11 +43,16 @@ class TurnConfig:
     realm: str
     secrets: tuple[str, ...] = attrs.field(repr=False)
     """At least one; the first mints."""
+    legacy_secret: str | None = attrs.field(default=None, repr=False)
+    """What old clients carry in their code: accepted from where a session lives, and for what that one reaches."""
+    static_credentials: bool = True
+    """Whether users that are no sessions are accepted, under the general policy."""
     advertised_addresses: tuple[IPAddress, ...]
     """What relayed addresses carry; at most one of each family, and only these families are served."""
     min_relay_port: int
     max_relay_port: int
     allow_peers: tuple[Network, ...] = ()
+    deny_peers: tuple[Network, ...] = ()
     user_quota: int
     """Allocations that one user may hold at once from one address or /64, by whatever credentials."""
     max_allocations: int
@@ -82,21 +89,25 @@ class TurnServer:
         `is_local` asks the kernel whether an address is this machine's own, listed by an interface or not.
         """
         self.counters = TurnCounters()
-        self.credentials = Credentials(config.realm, config.secrets)
+        self.credentials = Credentials(config.realm, config.secrets, config.legacy_secret)
         self.limiter = UnauthenticatedLimiter(config.unauthenticated_rate)
         self._stale_answers = TokenBuckets(config.unauthenticated_rate, config.unauthenticated_rate * BURST_S)
         self.allocations = AllocationTable(_port_ranges(config, random))
         self._realm = config.realm.encode()
         self._nonces = Nonces(nonce_key)
         self._answers = AnswerMemory()
+        self.closed = ClosedRelay(self.allocations, random, static_credentials=config.static_credentials)
+        policy = PeerPolicy(
+            advertised_addresses=frozenset(config.advertised_addresses),
+            allow_peers=config.allow_peers,
+            deny_peers=config.deny_peers,
+            is_local=is_local,
+        )
         self._handler = RequestHandler(
             self.allocations,
             advertised={family_of(address): address for address in config.advertised_addresses},
-            policy=PeerPolicy(
-                advertised_addresses=frozenset(config.advertised_addresses),
-                allow_peers=config.allow_peers,
-                is_local=is_local,
-            ),
+            reach=Reach(policy, self.closed.sessions, self.allocations),
+            sessions=self.closed.sessions,
             user_quota=config.user_quota,
             max_allocations=config.max_allocations,
         )
@@ -137,12 +148,13 @@ class TurnServer:
 
     def next_deadline(self) -> float | None:
         """When `handle_timer` wants to be called; None while nothing can expire."""
-        return self.allocations.next_deadline()
+        deadlines = (self.allocations.next_deadline(), self.closed.sessions.next_deadline())
+        return min((at for at in deadlines if at is not None), default=None)
 
     def handle_timer(self, now: float) -> list[Effect]:
-        """Ends the allocations whose time has come, and forgets the permissions and channels of idle ones."""
+        """Ends the allocations and lost sessions whose time has come; forgets what idle allocations hold no longer."""
         expired: list[Effect] = [RemoveFlow(allocation.id) for allocation in self.allocations.remove_expired(now)]
-        return expired + self._handler.sweep(now)
+        return expired + self.closed.revoke_due(now) + self._handler.sweep(now)
 
     def set_local_addresses(self, addresses: frozenset[IPAddress]) -> list[Effect]:
         """This machine's interfaces have these addresses; permissions for what is denied by that are withdrawn."""
@@ -204,9 +216,10 @@ class TurnServer:
             expired = request.method == Method.ALLOCATE and self._is_expired(request, unix_time_s)
         else:
             found = self.credentials.identify(request)
-            if found is None:
+            accepted = None if found is None else self.closed.identified(found, five_tuple.client)
+            if accepted is None:
                 raise self._challenge(ErrorCode.UNAUTHORIZED, five_tuple, now)
-            identity = found
+            identity = accepted
             expired = identity.expires_at <= unix_time_s
         if expired:
             raise self._challenge(ErrorCode.UNAUTHORIZED, five_tuple, now)

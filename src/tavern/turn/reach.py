@@ -1,0 +1,130 @@
+"""Whether an allocation may reach a peer: the one function before CreatePermission, ChannelBind and Send. Pure.
+
+For every allocation the policy of addresses decides. Those of sessions reach beyond that only who is in the call.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import attrs
+
+from tavern.addresses import IPAddress, SocketAddress
+from tavern.turn.allocation import Allocation
+from tavern.turn.allocations import AllocationTable
+from tavern.turn.commands import Effect, RevokePermission, SetPermission, UnbindChannel
+from tavern.turn.policy import OWN, PeerPolicy, Verdict
+from tavern.turn.sessions import SessionTable
+
+
+@attrs.frozen
+class Judgement:
+    """How far a peer's IP address may be reached; the fields are those of `SetPermission`."""
+
+    relayed_only: bool
+    own: bool
+    claimed: bool
+
+
+class Reach:
+    """The policy, the sessions, and the allocations that live: together they decide who may be reached."""
+
+    def __init__(self, policy: PeerPolicy, sessions: SessionTable, allocations: AllocationTable) -> None:
+        self.policy = policy
+        """The one that holds now."""
+        self._sessions = sessions
+        self._allocations = allocations
+
+    def is_own(self, address: IPAddress) -> bool:
+        """Whether `address` is one of this machine's, or leads to it."""
+        return self.policy.is_own(address)
+
+    def judge(self, allocation: Allocation, peer: IPAddress) -> Judgement | None:
+        """Whether the allocation may send to `peer` and hear from it; None if not."""
+        return self._judge(allocation, peer, others_live=self._allocations.others_live(allocation))
+
+    def _judge(self, allocation: Allocation, peer: IPAddress, *, others_live: bool) -> Judgement | None:
+        verdict = self.policy.judge(peer, others_live=others_live)
+        if verdict is Verdict.DENIED:
+            return None
+        if verdict is Verdict.RELAYED_ONLY:
+            return _RELAYED_ONLY
+        owner = allocation.owner
+        if owner is None:
+            return Judgement(relayed_only=False, own=verdict in OWN, claimed=False)
+        if self._sessions.may_reach(owner, peer):
+            return Judgement(relayed_only=False, own=verdict in OWN, claimed=True)
+        if peer in self.policy.advertised_addresses and others_live:
+            return _RELAYED_ONLY  # the operator allows its other ports, too, but nobody in the call is there
+        return None
+
+    def may_bind(self, allocation: Allocation, judgement: Judgement, peer: IPAddress, port: int) -> bool:
+        """Whether a channel may stand for this port of `peer`, which is judged so."""
+        other = self._allocations.relayed_at(peer, port)
+        if port == 0 or other is allocation or self._is_listener(judgement, port):
+            return False
+        if other is None:
+            return not judgement.relayed_only
+        return self._are_together(allocation, other)
+
+    def judge_again(self, allocation: Allocation) -> list[Effect]:
+        """Withdraws what is denied by now, and passes on what is this machine's own by now."""
+        effects: list[Effect] = []
+        for peer, permission in list(allocation.permissions.items()):
+            judgement = self._judge(allocation, peer, others_live=True)
+            if judgement is None:
+                del allocation.permissions[peer]
+                effects.append(RevokePermission(allocation.id, str(peer)))
+            elif judgement.own and not permission.own:
+                permission.own = True
+                effects.append(set_permission(allocation, peer, permission.expires_at, judgement))
+        for number, channel in list(allocation.channels.items()):
+            host, port = channel.peer
+            judgement = self._judge(allocation, ip_address(host), others_live=True)
+            if judgement is None or self._is_listener(judgement, port):
+                allocation.unbind(number)
+                effects.append(UnbindChannel(allocation.id, number))
+        return effects
+
+    def _is_listener(self, judgement: Judgement, port: int) -> bool:
+        return judgement.own and port in self.policy.listener_ports
+
+    def _are_together(self, allocation: Allocation, other: Allocation) -> bool:
+        if allocation.owner is None or other.owner is None:
+            return allocation.owner is other.owner
+        return not self._sessions.circles(allocation.owner).isdisjoint(self._sessions.circles(other.owner))
+
+
+_RELAYED_ONLY = Judgement(relayed_only=True, own=True, claimed=False)
+
+
+def set_permission(allocation: Allocation, peer: IPAddress, expires_at: float, judgement: Judgement) -> SetPermission:
+    """The command that passes the permission on to the data path."""
+    return SetPermission(
+        allocation.id,
+        str(peer),
+        expires_at,
+        relayed_only=judgement.relayed_only,
+        own=judgement.own,
+        claimed=judgement.claimed,
+    )
+
+
+def withdraw(allocation: Allocation, hosts: set[IPAddress], relayed: set[SocketAddress]) -> list[Effect]:
+    """The claims on `hosts` are nobody's any more, and the relayed addresses `relayed` are gone.
+
+    In proportion to these, not to what the allocation holds: a member that holds much must not make leaving slow.
+    """
+    effects: list[Effect] = []
+    gone = {peer for peer in hosts & allocation.permissions.keys() if allocation.permissions[peer].claimed}
+    for peer in gone:
+        del allocation.permissions[peer]
+        effects.append(RevokePermission(allocation.id, str(peer)))
+    numbers = [allocation.channel_of[peer] for peer in relayed & allocation.channel_of.keys()]
+    if gone:
+        names = {str(peer) for peer in gone}
+        numbers += [number for number, channel in allocation.channels.items() if channel.peer[0] in names]
+    for number in dict.fromkeys(numbers):
+        allocation.unbind(number)
+        effects.append(UnbindChannel(allocation.id, number))
+    return effects
