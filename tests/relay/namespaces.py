@@ -1,8 +1,9 @@
-"""Network namespaces of a test's own: its interfaces and routes are nobody else's."""
+"""What tests need of the machine: network namespaces whose interfaces and routes are nobody else's, and IPv6."""
 
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 
 import pytest
@@ -32,3 +33,15 @@ def _permitted() -> bool:
 needs_namespaces = pytest.mark.skipif(
     not _permitted(), reason="NETWORK NAMESPACES ARE NOT PERMITTED HERE: AnyIP, anycast, link-local are not tested"
 )
+
+
+def has_ipv6() -> bool:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.bind(("::1", 0))
+        except OSError:
+            return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="THIS MACHINE HAS NO IPv6 LOOPBACK: not tested here")

@@ -20,24 +20,13 @@ from tavern.relay.service import Relay, RelayConfig
 from tavern.stun.attributes import decode_xor_address
 from tavern.stun.message import AttributeType, MessageClass, Method, encode, parse
 from tavern.turn.forwarding import Forwarder
+from tests.relay.namespaces import has_ipv6, needs_ipv6
 
 if TYPE_CHECKING:
     from tests.relay.conftest import Connect, Start
 
 DELETE = (AttributeType.LIFETIME, bytes(4))
 IPV6 = (AttributeType.REQUESTED_ADDRESS_FAMILY, b"\x02\0\0\0")
-
-
-def has_ipv6() -> bool:
-    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.bind(("::1", 0))
-        except OSError:
-            return False
-    return True
-
-
-needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="THIS MACHINE HAS NO IPv6 LOOPBACK: not tested here")
 
 
 def open_descriptors() -> int:

@@ -24,7 +24,7 @@ from tavern.turn.forwarding import Drop
 
 if TYPE_CHECKING:
     from tavern.relay.sockets import Listener
-    from tavern.turn.commands import AddFlow, Command
+    from tavern.turn.commands import AddFlow, AddRelayedAddress, Command
     from tests.relay.conftest import Connect, Start
 
 PACKETS = 20
@@ -43,7 +43,7 @@ class WaitingPackets:
     def start(self) -> None:
         pass
 
-    def add_flow(self, command: AddFlow, relay_socket: socket.socket) -> None:
+    def add_relay(self, command: AddFlow | AddRelayedAddress, relay_socket: socket.socket) -> None:
         relay_socket.close()
 
     def submit(self, command: Command) -> None:

@@ -10,17 +10,19 @@ import attrs
 import pytest
 
 from tavern.addresses import IPAddress
-from tavern.stun.attributes import decode_error_code, decode_xor_address, encode_xor_address
+from tavern.stun.attributes import AddressFamily, decode_error_code, decode_xor_address, encode_xor_address
 from tavern.stun.integrity import long_term_key
 from tavern.stun.message import Attribute, AttributeType, Message, MessageClass, Method, encode, parse
 from tavern.turn.auth import Credential
 from tavern.turn.commands import (
     AddFlow,
+    AddRelayedAddress,
     BindChannel,
     Command,
     Effect,
     OpenRelaySocket,
     RemoveFlow,
+    RemoveRelayedAddress,
     RevokePermission,
     SendToClient,
     SetCircles,
@@ -68,6 +70,7 @@ class World:
             frozenset({SERVER[1]}),
         )
         self.unbindable: set[int] = set()
+        self.unbindable_families: set[AddressFamily] = set()
         self.opened: list[int] = []
         self.commands: list[Command] = []
 
@@ -88,7 +91,7 @@ class World:
             effect = queue.pop(0)
             if isinstance(effect, OpenRelaySocket):
                 self.opened.append(effect.port)
-                if effect.port in self.unbindable:
+                if effect.port in self.unbindable or effect.family in self.unbindable_families:
                     queue = self.server.relay_failed(effect.flow_id, self.now) + queue
                 else:
                     queue = self.server.relay_opened(effect.flow_id, self.now) + queue
@@ -99,6 +102,10 @@ class World:
                 answer = effect.data
             elif isinstance(effect, AddFlow):
                 self.forwarder.add_flow(effect, effect.five_tuple, str(effect.five_tuple.client[1]))
+            elif isinstance(effect, AddRelayedAddress):
+                assert self.forwarder.add_relayed_address(effect) is not None
+            elif isinstance(effect, RemoveRelayedAddress):
+                assert self.forwarder.remove_relayed_address(effect) is not None
             elif isinstance(effect, RemoveFlow):
                 assert self.forwarder.remove_flow(effect) is not None
             elif isinstance(effect, SetCircles):

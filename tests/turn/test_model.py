@@ -19,32 +19,45 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tavern.stun.attributes import AddressFamily, encode_xor_address
+from tavern.stun.attributes import AddressFamily, decode_xor_address, encode_xor_address, family_of
 from tavern.stun.message import Attribute, AttributeType, MessageClass, Method, encode
+from tavern.turn.flows import sockaddr_of
+from tests.turn.conftest import error_of
 
 if TYPE_CHECKING:
     from tests.turn.conftest import Client, World
 
 UDP: Attribute = (AttributeType.REQUESTED_TRANSPORT, b"\x11\x00\x00\x00")
-RELAY = "198.51.100.1"
-HOSTS = ["9.9.2.1", "9.9.2.2", "10.0.0.1"]
-QUOTA = 3
+RELAYS = {AddressFamily.IPV4: "198.51.100.1", AddressFamily.IPV6: "2001:db8::1"}
+HOSTS = ["9.9.2.1", "9.9.2.2", "10.0.0.1", "2001:4860::9", "fd00::1"]
+DENIED = {"10.0.0.1", "fd00::1"}
+QUOTA = 4
 PORTS = range(50000, 50004)
 
 clients = st.integers(0, 4)
 hosts = st.sampled_from(HOSTS)
+IPV4, IPV6 = AddressFamily.IPV4, AddressFamily.IPV6
+ASKED: dict[str, tuple[Attribute, ...]] = {
+    "IPv4": (),
+    "IPv6": ((AttributeType.REQUESTED_ADDRESS_FAMILY, b"\2\0\0\0"),),
+    "dual": ((AttributeType.ADDITIONAL_ADDRESS_FAMILY, b"\2\0\0\0"),),
+}
+WANTED = {"IPv4": [IPV4], "IPv6": [IPV6], "dual": [IPV4, IPV6]}
 peer_ports = st.sampled_from([5000, 5001])
 numbers = st.sampled_from([0x4000, 0x4001, 0x4002])
 
 
 @attrs.define
 class Model:
-    """What one client should have."""
+    """What one client should have: `relayed` are the port and the end by family."""
 
-    expires_at: float
-    port: int
+    relayed: dict[AddressFamily, tuple[int, float]]
     permissions: dict[str, float] = attrs.field(factory=dict)
     channels: dict[int, tuple[tuple[str, int], float]] = attrs.field(factory=dict)
+
+
+def family_of_host(host: str) -> AddressFamily:
+    return family_of(ip_address(host))
 
 
 class RelayMachine(RuleBasedStateMachine):
@@ -65,45 +78,95 @@ class RelayMachine(RuleBasedStateMachine):
         return self.world.now
 
     def expire(self) -> None:
-        self.model = {index: one for index, one in self.model.items() if one.expires_at > self.now}
+        for index in list(self.model):
+            for family, (_, at) in list(self.model[index].relayed.items()):
+                if at <= self.now:
+                    self.release(index, family)
         for one in self.model.values():
             one.permissions = {host: at for host, at in one.permissions.items() if at > self.now}
             one.channels = {number: entry for number, entry in one.channels.items() if entry[1] > self.now}
 
-    @rule(index=clients, asked=st.sampled_from([0, 600, 700, 3600]))
-    def allocate(self, index: int, asked: int) -> None:
+    def release(self, index: int, family: AddressFamily) -> None:
+        """The relayed address of this family is gone, with all that belongs to it."""
+        one = self.model[index]
+        del one.relayed[family]
+        if not one.relayed:
+            del self.model[index]
+        one.permissions = {host: at for host, at in one.permissions.items() if family_of_host(host) is not family}
+        one.channels = {
+            number: entry for number, entry in one.channels.items() if family_of_host(entry[0][0]) is not family
+        }
+
+    def taken(self, family: AddressFamily) -> set[int]:
+        return {one.relayed[family][0] for one in self.model.values() if family in one.relayed}
+
+    def held(self, index: int) -> int:
         username = self.clients[index].credential.username
-        held = sum(self.clients[other].credential.username == username for other in self.model)
-        code = self.clients[index].error(Method.ALLOCATE, UDP, (AttributeType.LIFETIME, asked.to_bytes(4, "big")))
+        mine = (one for other, one in self.model.items() if self.clients[other].credential.username == username)
+        return sum(len(one.relayed) for one in mine)
+
+    @rule(index=clients, kind=st.sampled_from(list(ASKED)), asked=st.sampled_from([0, 600, 700, 3600]))
+    def allocate(self, index: int, kind: str, asked: int) -> None:
+        lifetime = (AttributeType.LIFETIME, asked.to_bytes(4, "big"))
+        free = {family: set(PORTS) - self.taken(family) - self.world.unbindable for family in WANTED[kind]}
+        room = QUOTA - self.held(index)
+        answer = self.clients[index].request(Method.ALLOCATE, UDP, lifetime, *ASKED[kind])
+        code = error_of(answer)
         if index in self.model:
             assert code == 437
-        elif held >= QUOTA:
+            return
+        if room == 0:
             assert code == 486
-        elif len(self.model) == len(PORTS) or self.world.unbindable == set(PORTS):
+            return
+        given = [family for family in WANTED[kind][:room] if free[family]]
+        refused = {
+            family: 508 if family in WANTED[kind][:room] else 486 for family in WANTED[kind] if family not in given
+        }
+        if not given:
             assert code == 508
-        elif code == 508:
-            assert self.world.unbindable >= set(PORTS) - {one.port for one in self.model.values()}
-        else:
-            assert code == 0
-            self.model[index] = Model(self.now + max(600, asked), self.world.opened[-1])
+            return
+        assert code == 0
+        relayed = [
+            decode_xor_address(value, answer.transaction_id)
+            for value in answer.get_all(AttributeType.XOR_RELAYED_ADDRESS)
+        ]
+        assert [str(address) for address, _ in relayed] == [RELAYS[family] for family in given]
+        assert all(port in free[family] for family, (_, port) in zip(given, relayed, strict=True))
+        errors = answer.get_all(AttributeType.ADDRESS_ERROR_CODE)
+        assert {AddressFamily(value[0]): value[2] * 100 + value[3] for value in errors} == refused
+        ends_at = self.now + max(600, asked)
+        self.model[index] = Model({family: (port, ends_at) for family, (_, port) in zip(given, relayed, strict=True)})
 
-    @rule(index=clients, asked=st.sampled_from([0, 600, 1000]))
-    def refresh(self, index: int, asked: int) -> None:
-        code = self.clients[index].error(Method.REFRESH, (AttributeType.LIFETIME, asked.to_bytes(4, "big")))
-        assert code == (0 if index in self.model else 437)
-        if index in self.model:
+    @rule(index=clients, asked=st.sampled_from([0, 600, 1000]), named=st.sampled_from([None, IPV4, IPV6]))
+    def refresh(self, index: int, asked: int, named: AddressFamily | None) -> None:
+        attributes: list[Attribute] = [(AttributeType.LIFETIME, asked.to_bytes(4, "big"))]
+        if named is not None:
+            attributes.append((AttributeType.REQUESTED_ADDRESS_FAMILY, bytes([named, 0, 0, 0])))
+        code = self.clients[index].error(Method.REFRESH, *attributes)
+        if index not in self.model:
+            assert code == 437
+            return
+        one = self.model[index]
+        if named is not None and named not in one.relayed:
+            assert code == 443
+            return
+        assert code == 0
+        for family in [named] if named is not None else list(one.relayed):
             if asked == 0:
-                del self.model[index]
+                self.release(index, family)
             else:
-                self.model[index].expires_at = self.now + asked
+                one.relayed[family] = one.relayed[family][0], self.now + asked
 
     @rule(index=clients, wanted=st.lists(hosts, min_size=1, max_size=3))
     def permit(self, index: int, wanted: list[str]) -> None:
         code = self.clients[index].permit(*wanted)
         if index not in self.model:
             assert code == 437
-        elif "10.0.0.1" in wanted:
-            assert code == 403
+            return
+        families = self.model[index].relayed
+        first = next((host for host in wanted if family_of_host(host) not in families or host in DENIED), None)
+        if first is not None:
+            assert code == (403 if family_of_host(first) in families else 443)
         else:
             assert code == 0
             self.model[index].permissions.update(dict.fromkeys(wanted, self.now + 300))
@@ -119,7 +182,9 @@ class RelayMachine(RuleBasedStateMachine):
         elsewhere = number in one.channels and one.channels[number][0] != (host, port)
         if elsewhere or number_of.get((host, port), number) != number:
             assert code == 400
-        elif host == "10.0.0.1":
+        elif family_of_host(host) not in one.relayed:
+            assert code == 443
+        elif host in DENIED:
             assert code == 403
         else:
             assert code == 0
@@ -143,6 +208,8 @@ class RelayMachine(RuleBasedStateMachine):
         index = data.draw(st.sampled_from(sorted(self.model)))
         one = self.model[index]
         forwarder, key = self.world.forwarder, self.clients[index].five_tuple
+        if family_of_host(host) not in one.relayed:
+            return
         transaction = bytes(12)
         peer = (AttributeType.XOR_PEER_ADDRESS, encode_xor_address(ip_address(host), port, transaction))
         sent = encode(Method.SEND, MessageClass.INDICATION, transaction, [peer, (AttributeType.DATA, b"up")])
@@ -150,9 +217,10 @@ class RelayMachine(RuleBasedStateMachine):
         assert (output is not None) == (host in one.permissions)
         for number in (0x4000, 0x4001, 0x4002):
             framed = forwarder.from_client(struct.pack(">HH", number, 2) + b"up", key, self.now)
-            assert (framed[2] if isinstance(framed, tuple) else None) == one.channels.get(number, (None, 0))[0]
+            bound = one.channels.get(number)
+            assert (framed[2] if isinstance(framed, tuple) else None) == (sockaddr_of(bound[0]) if bound else None)
         flow = next(flow for flow in forwarder if flow.client_key == key)
-        down = forwarder.from_peer(flow, b"down", (host, port), self.now)
+        down = forwarder.from_peer(flow, b"down", sockaddr_of((host, port)), self.now)
         assert (down is not None) == (host in one.permissions)
         if down is not None:
             number_of = {bound: number for number, (bound, _) in one.channels.items()}
@@ -164,11 +232,20 @@ class RelayMachine(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         table = self.world.server.allocations
-        relayed = {one.five_tuple.client[1] - 4000: one.relayed_address for one in table}
-        assert relayed == {index: (RELAY, one.port) for index, one in self.model.items()}
-        assert table.ports[AddressFamily.IPV4].taken == {one.port for one in self.model.values()}
-        assert {flow.relayed[1] for flow in self.world.forwarder} == {one.port for one in self.model.values()}
-        ends = [one.expires_at for one in self.model.values()]
+        relayed = {one.five_tuple.client[1] - 4000: one.relayed for one in table}
+        assert relayed.keys() == self.model.keys()
+        for index, one in self.model.items():
+            expected = {family: ((RELAYS[family], port), at) for family, (port, at) in one.relayed.items()}
+            assert {family: (known.address, known.expires_at) for family, known in relayed[index].items()} == expected
+        for family in (IPV4, IPV6):
+            assert table.ports[family].taken == self.taken(family)
+        assert table.relayed_count == sum(len(one.relayed) for one in self.model.values())
+        flows = {flow.handle: {address[:2] for address in flow.relayed} for flow in self.world.forwarder}
+        assert flows == {
+            str(4000 + index): {(RELAYS[family], port) for family, (port, _) in one.relayed.items()}
+            for index, one in self.model.items()
+        }
+        ends = [at for one in self.model.values() for _, at in one.relayed.values()]
         deadline = self.world.server.next_deadline()
         assert (deadline is not None and deadline <= min(ends)) if ends else deadline is None
         for flow in self.world.forwarder:

@@ -168,7 +168,9 @@ def test_no_relay_socket_takes_the_port_of_a_client_on_this_machine(open_world: 
         ports.add(again.allocate()[1])
         assert again.error(Method.REFRESH, (AttributeType.LIFETIME, bytes(4))) == 0
     assert 50003 not in ports
-    taken = {allocation.relayed_address[1] for allocation in open_world.server.allocations}
+    taken = {
+        relayed.address[1] for allocation in open_world.server.allocations for relayed in allocation.relayed.values()
+    }
     for n in range(9 - len(taken)):
         taken.add(open_world.client(7000 + n, user=str(n)).allocate()[1])
     assert 50004 in taken

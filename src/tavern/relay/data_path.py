@@ -8,7 +8,7 @@ from typing import Protocol
 import attrs
 
 from tavern.relay.control_queue import ControlPacket
-from tavern.turn.commands import AddFlow, Command
+from tavern.turn.commands import AddFlow, AddRelayedAddress, Command
 from tavern.turn.flows import Traffic
 
 
@@ -30,7 +30,7 @@ class DataPath(Protocol):
     def start(self) -> None:
         """Packets move from now on."""
 
-    def add_flow(self, command: AddFlow, relay_socket: socket.socket) -> None:
+    def add_relay(self, command: AddFlow | AddRelayedAddress, relay_socket: socket.socket) -> None:
         """Executes `command`; `relay_socket` is the data path's from now on."""
 
     def submit(self, command: Command) -> None:

@@ -22,7 +22,7 @@ from tavern.relay.sockets import open_listeners, open_relay_socket
 from tavern.relay.thread import PythonDataPath
 from tavern.stun.attributes import AddressFamily, family_of
 from tavern.turn.auth import Credential
-from tavern.turn.commands import AddFlow, Effect, OpenRelaySocket
+from tavern.turn.commands import AddFlow, AddRelayedAddress, Effect, OpenRelaySocket
 from tavern.turn.flows import Traffic
 from tavern.turn.forwarding import Drop
 from tavern.turn.server import TurnConfig, TurnServer
@@ -53,7 +53,7 @@ class RelayConfig:
     allow_peers: tuple[IPv4Network | IPv6Network, ...] = ()
     """Ranges that the relay sends to although the policy denies them."""
     user_quota: int
-    """Allocations per username."""
+    """Relayed addresses per user; a dual allocation has two."""
     max_allocations: int
     """In all: each holds a file descriptor."""
     unauthenticated_rate: int
@@ -88,7 +88,7 @@ class Relay:
         self._advertised = {family_of(address): address for address in config.advertised_addresses}
         self._local_addresses: frozenset[IPAddress] = frozenset()
         self._data_path: DataPath | None = None
-        self._opened: dict[int, socket.socket] = {}
+        self._opened: dict[tuple[int, socket.AddressFamily], socket.socket] = {}
         self._deadline_moved = trio.Event()
         self._sleeping_until: float | None = None
         self._server = TurnServer(
@@ -216,8 +216,9 @@ class Relay:
             effect = queue.popleft()
             if isinstance(effect, OpenRelaySocket):
                 queue.extendleft(reversed(self._open_relay(effect)))
-            elif isinstance(effect, AddFlow):
-                self._data_path.add_flow(effect, self._opened.pop(effect.flow_id))
+            elif isinstance(effect, AddFlow | AddRelayedAddress):
+                family = socket.AF_INET6 if ":" in effect.relayed_address[0] else socket.AF_INET
+                self._data_path.add_relay(effect, self._opened.pop((effect.flow_id, family)))
             else:
                 self._data_path.submit(effect)
 
@@ -227,5 +228,5 @@ class Relay:
             relay = open_relay_socket(effect.family, effect.port, advertised, self._local_addresses)
         except OSError:
             return self._server.relay_failed(effect.flow_id, time.monotonic())
-        self._opened[effect.flow_id] = relay
+        self._opened[effect.flow_id, relay.family] = relay
         return self._server.relay_opened(effect.flow_id, time.monotonic())

@@ -21,9 +21,11 @@ from tavern.relay.data_path import DataPathStatistics
 from tavern.relay.sockets import Ancillary, Listener, dropped_packets, local_address_in_pktinfo, reply_ancillary
 from tavern.turn.commands import (
     AddFlow,
+    AddRelayedAddress,
     BindChannel,
     Command,
     RemoveFlow,
+    RemoveRelayedAddress,
     RevokePermission,
     SendToClient,
     SetCircles,
@@ -43,15 +45,35 @@ _MAX_EVENTS = 64  # sockets served before commands are looked at again: at most 
 _STOP_TIMEOUT_S = 5.0  # far beyond what a turn of the loop takes; a thread that hangs is left behind
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class _Endpoint:
     """The sockets of one flow."""
 
-    relay: socket.socket
+    relay_ipv4: socket.socket
+    relay_ipv6: socket.socket
+    """Where the allocation lacks a family, the other one's socket: no peer of that family is permitted."""
     listener: socket.socket
     client: SockAddr
     ancillary: Ancillary
     """With it, packets to the client leave from the address that its requests come to."""
+
+    @property
+    def relays(self) -> set[socket.socket]:
+        """One or two."""
+        return {self.relay_ipv4, self.relay_ipv6}
+
+    def add(self, relay: socket.socket) -> None:
+        """`relay` is the socket of its family."""
+        if relay.family == socket.AF_INET:
+            self.relay_ipv4 = relay
+        else:
+            self.relay_ipv6 = relay
+
+    def remove(self, family: socket.AddressFamily) -> socket.socket:
+        """Of two, the one of this family; it is returned."""
+        relay = self.relay_ipv4 if family == socket.AF_INET else self.relay_ipv6
+        self.relay_ipv4 = self.relay_ipv6 = (self.relays - {relay}).pop()
+        return relay
 
 
 class PythonDataPath:
@@ -67,7 +89,7 @@ class PythonDataPath:
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Not bounded by itself: a control packet makes a few commands, and the control packets are.
-        self._commands: deque[Command | tuple[AddFlow, socket.socket]] = deque()
+        self._commands: deque[Command | tuple[AddFlow | AddRelayedAddress, socket.socket]] = deque()
         self._wake_pending = False
         self._stopping = False
         self._control = ControlQueue()
@@ -91,7 +113,7 @@ class PythonDataPath:
         """See DataPath."""
         self._thread.start()
 
-    def add_flow(self, command: AddFlow, relay_socket: socket.socket) -> None:
+    def add_relay(self, command: AddFlow | AddRelayedAddress, relay_socket: socket.socket) -> None:
         """See DataPath."""
         self._commands.append((command, relay_socket))
         self._wake()
@@ -144,7 +166,8 @@ class PythonDataPath:
 
     def _close(self) -> None:
         for flow in list(self._forwarder):
-            flow.handle.relay.close()
+            for relay in flow.handle.relays:
+                relay.close()
         for command in self._commands:
             if isinstance(command, tuple):
                 command[1].close()
@@ -212,8 +235,8 @@ class PythonDataPath:
 
         return drain
 
-    def _relay_handler(self, flow: Flow[_Endpoint]) -> Callable[[float], None]:
-        receive = flow.handle.relay.recvfrom
+    def _relay_handler(self, flow: Flow[_Endpoint], relay: socket.socket) -> Callable[[float], None]:
+        receive = relay.recvfrom
         from_peer = self._forwarder.from_peer
         send = self._send
 
@@ -236,7 +259,7 @@ class PythonDataPath:
             if peer is None:
                 endpoint.listener.sendmsg((data,), endpoint.ancillary, 0, endpoint.client)
             else:
-                endpoint.relay.sendto(data, peer)
+                (endpoint.relay_ipv4 if len(peer) == 2 else endpoint.relay_ipv6).sendto(data, peer)
         except OSError as error:
             self._count_unsent(error)
 
@@ -273,13 +296,15 @@ class PythonDataPath:
         while commands:
             command = commands.popleft()
             if isinstance(command, tuple):
-                self._add_flow(*command)
+                self._add_relay(*command)
             elif isinstance(command, SendToClient):
                 self._send_to_client(command)
             elif isinstance(command, RemoveFlow):
                 self._remove_flow(command)
             elif isinstance(command, SetCircles):
                 self._forwarder.set_circles(command)
+            elif isinstance(command, RemoveRelayedAddress):
+                self._remove_relayed_address(command)
             elif isinstance(command, SetPermission):
                 self._forwarder.set_permission(command)
             elif isinstance(command, BindChannel):
@@ -290,19 +315,36 @@ class PythonDataPath:
                 assert isinstance(command, UnbindChannel), command
                 self._forwarder.unbind_channel(command)
 
-    def _add_flow(self, command: AddFlow, relay: socket.socket) -> None:
-        listener, client, local = self._route(command.five_tuple)
-        endpoint = _Endpoint(relay, listener.sock, client, reply_ancillary(local))
-        with self._counting:
-            flow = self._forwarder.add_flow(command, (client, local), endpoint)
-        self._register(relay, self._relay_handler(flow))
+    def _add_relay(self, command: AddFlow | AddRelayedAddress, relay: socket.socket) -> None:
+        if isinstance(command, AddFlow):
+            listener, client, local = self._route(command.five_tuple)
+            endpoint = _Endpoint(relay, relay, listener.sock, client, reply_ancillary(local))
+            with self._counting:
+                flow = self._forwarder.add_flow(command, (client, local), endpoint)
+        else:
+            known = self._forwarder.add_relayed_address(command)
+            if known is None:
+                relay.close()
+                return
+            known.handle.add(relay)
+            flow = known
+        self._register(relay, self._relay_handler(flow, relay))
 
     def _remove_flow(self, command: RemoveFlow) -> None:
         with self._counting:
             flow = self._forwarder.remove_flow(command)
         if flow is None:
             return
-        relay = flow.handle.relay
+        for relay in flow.handle.relays:
+            self._close_relay(relay)
+
+    def _remove_relayed_address(self, command: RemoveRelayedAddress) -> None:
+        flow = self._forwarder.remove_relayed_address(command)
+        if flow is not None:
+            family = socket.AF_INET6 if ":" in command.relayed_address[0] else socket.AF_INET
+            self._close_relay(flow.handle.remove(family))
+
+    def _close_relay(self, relay: socket.socket) -> None:
         self._closed_drops += dropped_packets(relay)
         self._epoll.unregister(relay.fileno())
         del self._handlers[relay.fileno()]

@@ -65,6 +65,11 @@ def decode_error_code(value: bytes) -> tuple[int, str]:
     return (value[2] & 7) * 100 + value[3], value[4:].decode(errors="replace")
 
 
+def encode_address_error_code(family: AddressFamily, code: int) -> bytes:
+    """ADDRESS-ERROR-CODE (RFC 8656 §18.12), with an empty reason phrase."""
+    return struct.pack(">BxBB", family, code // 100, code % 100)
+
+
 def encode_attribute_types(types: Iterable[int]) -> bytes:
     """UNKNOWN-ATTRIBUTES (§14.9)."""
     return b"".join(kind.to_bytes(2, "big") for kind in types)

@@ -14,15 +14,16 @@ from tavern.stun.attributes import (
     decode_lifetime,
     decode_requested_family,
     decode_requested_transport,
+    encode_address_error_code,
     encode_lifetime,
     encode_xor_address,
 )
 from tavern.stun.message import AttributeType, Message
-from tavern.turn.allocation import Allocation, QuotaKey, granted_lifetime_s
+from tavern.turn.allocation import Allocation, QuotaKey, RelayedAddress, granted_lifetime_s
 from tavern.turn.allocations import AllocationTable
-from tavern.turn.answers import ErrorCode, Refusal, UnknownAttributes, success
+from tavern.turn.answers import ErrorCode, Refusal, UnknownAttributes, authenticated_error, success
 from tavern.turn.auth import Identity
-from tavern.turn.commands import AddFlow, Effect, OpenRelaySocket
+from tavern.turn.commands import AddFlow, AddRelayedAddress, Effect, OpenRelaySocket
 from tavern.turn.five_tuple import FiveTuple
 from tavern.turn.sessions import Circles, Owner
 
@@ -32,21 +33,30 @@ MAX_PORT_TRIES = 8  # ports of the range that other programs hold; more in a row
 _UNSUPPORTED_IN_ALLOCATE = (AttributeType.DONT_FRAGMENT, AttributeType.RESERVATION_TOKEN)
 
 
+AllocateStep = tuple[list[Effect], bytes | None]
+"""What to do, and the response; without one, the driver opens a relay socket and tells how that went."""
+
+
 @attrs.define(eq=False)
 class PendingAllocation:
-    """An Allocate that waits for the driver to open its relay socket; it never outlives the driver's call."""
+    """An Allocate that waits for the driver to open its relay sockets; it never outlives the driver's calls."""
 
     flow_id: int
     request: Message
     five_tuple: FiveTuple
     identity: Identity
-    family: AddressFamily
     lifetime_s: int
     even: bool
     client_is_own: bool
+    families: list[AddressFamily]
+    """Those without a port yet; the first one's is tried now."""
+    refused: dict[AddressFamily, ErrorCode]
+    """The half of a dual allocation that cannot be granted."""
     port: int = 0
     """The one that is tried now."""
     failed_ports: list[int] = attrs.field(factory=list)
+    opened: dict[AddressFamily, int] = attrs.field(factory=dict)
+    """The ports that the driver opened."""
 
 
 class AllocateHandler:
@@ -62,7 +72,10 @@ class AllocateHandler:
         user_quota: int,
         max_allocations: int,
     ) -> None:
-        """`is_own`: whether an address is this machine's. `circles`: what an owner's sessions are, and where."""
+        """`is_own`: whether an address is this machine's. `circles`: what an owner's sessions are, and where.
+
+        The two limits count relayed addresses.
+        """
         self._allocations = allocations
         self._advertised = advertised
         self._is_own = is_own
@@ -72,7 +85,7 @@ class AllocateHandler:
         self._pending: dict[int, PendingAllocation] = {}
         self._last_id = 0
 
-    def handle(self, request: Message, five_tuple: FiveTuple, identity: Identity) -> list[Effect]:
+    def handle(self, request: Message, five_tuple: FiveTuple, identity: Identity, now: float) -> AllocateStep:
         """The checks of §7.2, in its order."""
         if self._allocations.find(five_tuple) is not None:
             raise Refusal(ErrorCode.ALLOCATION_MISMATCH)
@@ -83,15 +96,15 @@ class AllocateHandler:
             raise Refusal(ErrorCode.UNSUPPORTED_TRANSPORT)
         if unsupported := [kind for kind in _UNSUPPORTED_IN_ALLOCATE if request.get(kind) is not None]:
             raise UnknownAttributes([int(kind) for kind in unsupported])
-        family = requested_family(request)
-        if family is None or family not in self._advertised:
-            raise Refusal(ErrorCode.ADDRESS_FAMILY_NOT_SUPPORTED)
+        families = self._asked_families(request)
         lifetime_s = granted_lifetime_s(asked_lifetime_s(request))
+        key = _quota_key(identity, five_tuple)
+        if (code := self._full(key, 1)) is not None:
+            raise Refusal(code)
+        refused: dict[AddressFamily, ErrorCode] = {}
+        if len(families) == 2 and (code := self._additional_refused(key)) is not None:
+            refused[families.pop()] = code
         even = request.get(AttributeType.EVEN_PORT)
-        if self._allocations.held_by(_quota_key(identity, five_tuple)) >= self._user_quota:
-            raise Refusal(ErrorCode.ALLOCATION_QUOTA_REACHED)
-        if len(self._allocations) >= self._max_allocations:
-            raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
         if even is not None and decode_even_port(even):
             raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)  # the next port cannot be reserved: nothing reserves yet
         self._last_id += 1
@@ -100,77 +113,118 @@ class AllocateHandler:
             request=request,
             five_tuple=five_tuple,
             identity=identity,
-            family=family,
             lifetime_s=lifetime_s,
             even=even is not None,
             client_is_own=self._is_own(without_zone(five_tuple.client[0])),
+            families=families,
+            refused=refused,
         )
-        opening = self._next_port(pending)
-        if opening is None:
-            self._release_failed(pending)
-            raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
         self._pending[pending.flow_id] = pending
-        return [opening]
+        return self._proceed(pending, now)
 
-    def relay_opened(self, flow_id: int, now: float) -> tuple[PendingAllocation, list[Effect], bytes]:
-        """The allocation that waited lives: its command and its success response."""
-        pending = self._pending.pop(flow_id)
-        self._release_failed(pending)
-        address = self._advertised[pending.family]
-        allocation = Allocation(
-            id=flow_id,
-            five_tuple=pending.five_tuple,
-            username=pending.identity.username,
-            key=pending.identity.key,
-            quota_key=_quota_key(pending.identity, pending.five_tuple),
-            family=pending.family,
-            relayed_address=(str(address), pending.port),
-            expires_at=now + pending.lifetime_s,
-            owner=pending.identity.owner,
-            client_is_own=pending.client_is_own,
-            create_transaction_id=pending.request.transaction_id,
-        )
-        allocation.create_response = _allocate_response(pending, address)
-        self._allocations.add(allocation)
-        command = AddFlow(
-            flow_id,
-            pending.five_tuple,
-            allocation.relayed_address,
-            user=allocation.quota_key,
-            circles=None if allocation.owner is None else self._circles(allocation.owner),
-        )
-        return pending, [command], allocation.create_response
+    def relay_opened(self, flow_id: int, now: float) -> tuple[PendingAllocation, AllocateStep]:
+        """The port that was tried is the allocation's, which lives once it has all of its ports."""
+        pending = self._pending[flow_id]
+        pending.opened[self._end_tries(pending)] = pending.port
+        return pending, self._proceed(pending, now)
 
-    def relay_failed(self, flow_id: int) -> tuple[PendingAllocation, OpenRelaySocket | None]:
-        """Another port to try; None when there is none or enough were tried, and the ports are free again."""
+    def relay_failed(self, flow_id: int, now: float) -> tuple[PendingAllocation, AllocateStep]:
+        """Another port is tried, if there is one and not enough were tried; else that family cannot be granted."""
         pending = self._pending[flow_id]
         pending.failed_ports.append(pending.port)
-        opening = self._next_port(pending)
-        if opening is None:
-            del self._pending[flow_id]
-            self._release_failed(pending)
-        return pending, opening
+        return pending, self._proceed(pending, now)
 
-    def _next_port(self, pending: PendingAllocation) -> OpenRelaySocket | None:
-        """The next port to try; None if there is none or enough were tried.
+    def _asked_families(self, request: Message) -> list[AddressFamily]:
+        """One, or IPv4 and IPv6 for a dual allocation."""
+        additional = request.get(AttributeType.ADDITIONAL_ADDRESS_FAMILY)
+        if additional is not None and request.get(AttributeType.REQUESTED_ADDRESS_FAMILY) is not None:
+            raise Refusal(ErrorCode.BAD_REQUEST)
+        family = requested_family(request)
+        if family is None or family not in self._advertised:
+            raise Refusal(ErrorCode.ADDRESS_FAMILY_NOT_SUPPORTED)
+        if additional is None:
+            return [family]
+        even = request.get(AttributeType.EVEN_PORT)
+        if even is not None and decode_even_port(even):
+            raise Refusal(ErrorCode.BAD_REQUEST)
+        if decode_requested_family(additional) is not AddressFamily.IPV6:
+            raise Refusal(ErrorCode.BAD_REQUEST)  # §18.11: no other value is valid
+        return [AddressFamily.IPV4, AddressFamily.IPV6]
+
+    def _full(self, key: QuotaKey, wanted: int) -> ErrorCode | None:
+        """Why there cannot be `wanted` more relayed addresses."""
+        if self._allocations.held_by(key) + wanted > self._user_quota:
+            return ErrorCode.ALLOCATION_QUOTA_REACHED
+        if self._allocations.relayed_count + wanted > self._max_allocations:
+            return ErrorCode.INSUFFICIENT_CAPACITY
+        return None
+
+    def _additional_refused(self, key: QuotaKey) -> ErrorCode | None:
+        if AddressFamily.IPV6 not in self._advertised:
+            return ErrorCode.ADDRESS_FAMILY_NOT_SUPPORTED
+        return self._full(key, 2)
+
+    def _proceed(self, pending: PendingAllocation, now: float) -> AllocateStep:
+        while pending.families:
+            if self._take_port(pending):
+                return [OpenRelaySocket(pending.flow_id, pending.families[0], pending.port)], None
+            pending.refused[self._end_tries(pending)] = ErrorCode.INSUFFICIENT_CAPACITY
+        del self._pending[pending.flow_id]
+        if pending.opened:
+            return self._complete(pending, now)
+        refusal = Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
+        return [], authenticated_error(pending.request, refusal, pending.identity.key)
+
+    def _take_port(self, pending: PendingAllocation) -> bool:
+        """Takes the next port to try; False if there is none or enough were tried.
 
         Not one of a client on this machine: the client of that allocation may have been a relay socket, and would be
         one again.
         """
         while len(pending.failed_ports) < MAX_PORT_TRIES:
-            port = self._allocations.ports[pending.family].take(even=pending.even)
+            port = self._allocations.ports[pending.families[0]].take(even=pending.even)
             if port is None:
                 break
             is_this_clients = pending.client_is_own and port == pending.five_tuple.client[1]
             if not is_this_clients and not self._allocations.is_own_clients_port(port):
                 pending.port = port
-                return OpenRelaySocket(pending.flow_id, pending.family, port)
+                return True
             pending.failed_ports.append(port)
-        return None
+        return False
 
-    def _release_failed(self, pending: PendingAllocation) -> None:
+    def _end_tries(self, pending: PendingAllocation) -> AddressFamily:
+        """The family that was tried; the ports that failed are free again."""
+        family = pending.families.pop(0)
         for port in pending.failed_ports:
-            self._allocations.ports[pending.family].release(port)
+            self._allocations.ports[family].release(port)
+        pending.failed_ports = []
+        return family
+
+    def _complete(self, pending: PendingAllocation, now: float) -> AllocateStep:
+        relayed = {
+            family: RelayedAddress((str(self._advertised[family]), port), now + pending.lifetime_s)
+            for family, port in pending.opened.items()
+        }
+        allocation = Allocation(
+            id=pending.flow_id,
+            five_tuple=pending.five_tuple,
+            username=pending.identity.username,
+            key=pending.identity.key,
+            quota_key=_quota_key(pending.identity, pending.five_tuple),
+            relayed=relayed,
+            owner=pending.identity.owner,
+            client_is_own=pending.client_is_own,
+            create_transaction_id=pending.request.transaction_id,
+        )
+        allocation.create_response = _allocate_response(pending, allocation)
+        self._allocations.add(allocation)
+        first, *second = (one.address for one in relayed.values())
+        circles = None if allocation.owner is None else self._circles(allocation.owner)
+        effects: list[Effect] = [
+            AddFlow(allocation.id, pending.five_tuple, first, user=allocation.quota_key, circles=circles)
+        ]
+        effects += [AddRelayedAddress(allocation.id, address) for address in second]
+        return effects, allocation.create_response
 
 
 def _quota_key(identity: Identity, five_tuple: FiveTuple) -> QuotaKey:
@@ -196,14 +250,16 @@ def asked_lifetime_s(request: Message) -> int | None:
     return None if value is None else decode_lifetime(value)
 
 
-def _allocate_response(pending: PendingAllocation, relayed: IPAddress) -> bytes:
-    request = pending.request
+def _allocate_response(pending: PendingAllocation, allocation: Allocation) -> bytes:
+    transaction_id = pending.request.transaction_id
     host, port = pending.five_tuple.client
-    mapped = without_zone(host)
+    relayed = [(ip_address(one.address[0]), one.address[1]) for one in allocation.relayed.values()]
+    refused = [encode_address_error_code(family, code) for family, code in pending.refused.items()]
     return success(
-        request,
-        (AttributeType.XOR_RELAYED_ADDRESS, encode_xor_address(relayed, pending.port, request.transaction_id)),
+        pending.request,
+        *((AttributeType.XOR_RELAYED_ADDRESS, encode_xor_address(*one, transaction_id)) for one in relayed),
         (AttributeType.LIFETIME, encode_lifetime(pending.lifetime_s)),
-        (AttributeType.XOR_MAPPED_ADDRESS, encode_xor_address(mapped, port, request.transaction_id)),
+        (AttributeType.XOR_MAPPED_ADDRESS, encode_xor_address(without_zone(host), port, transaction_id)),
+        *((AttributeType.ADDRESS_ERROR_CODE, value) for value in refused),
         key=pending.identity.key,
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import attrs
 
 from tavern.addresses import IPAddress, SocketAddress
-from tavern.stun.attributes import AddressFamily
+from tavern.stun.attributes import AddressFamily, family_of
 from tavern.turn.five_tuple import FiveTuple
 from tavern.turn.sessions import Owner
 
@@ -50,17 +52,26 @@ compute the same user for everyone.
 
 
 @attrs.define(eq=False)
+class RelayedAddress:
+    """A relayed transport address of an allocation, which holds its port until `expires_at`."""
+
+    address: SocketAddress
+    expires_at: float
+
+
+@attrs.define(eq=False)
 class Allocation:
-    """What the server granted to one five-tuple. `id` is also the flow's in the data path."""
+    """What the server granted to one five-tuple. `id` is also the flow's in the data path.
+
+    A dual allocation has a relayed address of each family, which expire apart (RFC 8656 §7, §8).
+    """
 
     id: int
     five_tuple: FiveTuple
     username: bytes
     key: bytes = attrs.field(repr=False)
     quota_key: QuotaKey
-    family: AddressFamily
-    relayed_address: SocketAddress
-    expires_at: float
+    relayed: dict[AddressFamily, RelayedAddress]
     owner: Owner | None
     """Whose sessions decide what it reaches; None: the general policy."""
     client_is_own: bool
@@ -73,6 +84,11 @@ class Allocation:
     channel_of: dict[SocketAddress, int] = attrs.field(factory=dict)
     none_expires_before: float = NEVER
     """No permission and no channel does."""
+
+    @property
+    def expires_at(self) -> float:
+        """When the first of its relayed addresses expires."""
+        return min(relayed.expires_at for relayed in self.relayed.values())
 
     def drop_expired(self, now: float) -> tuple[list[IPAddress], list[int]]:
         """Forgets the permissions and channels that have expired, and returns them (addresses, numbers)."""
@@ -89,6 +105,12 @@ class Allocation:
             min((channel.expires_at for channel in self.channels.values()), default=NEVER),
         )
         return hosts, numbers
+
+    def drop_family(self, family: AddressFamily) -> None:
+        """Forgets the permissions and channels for peers of this family (RFC 8656 §8.1)."""
+        self.permissions = {peer: one for peer, one in self.permissions.items() if family_of(peer) is not family}
+        for number in [number for number, one in self.channels.items() if family_of(ip_address(one.peer[0])) is family]:
+            self.unbind(number)
 
     def bind(self, number: int, channel: Channel) -> None:
         """`number` stands for the channel's peer. Neither may be bound elsewhere."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from tavern.addresses import IPAddress, SocketAddress
 from tavern.stun.attributes import AddressFamily
 from tavern.turn.allocation import NEVER, Allocation, QuotaKey
+from tavern.turn.commands import Effect, RemoveFlow, RemoveRelayedAddress
 from tavern.turn.expiry import ExpiryQueue
 from tavern.turn.five_tuple import FiveTuple
 from tavern.turn.ports import PortRange
@@ -19,7 +20,7 @@ _SWEEP_INTERVAL_S = 30
 
 
 class AllocationTable:
-    """The live allocations. Every one holds exactly one port of its family's range, until it is removed."""
+    """The live allocations. Each relayed address holds exactly one port of its family's range, until it is released."""
 
     def __init__(self, ports: Mapping[AddressFamily, PortRange]) -> None:
         """`ports` has an entry for each family that is served."""
@@ -44,17 +45,22 @@ class AllocationTable:
         """The allocation of this five-tuple."""
         return self._by_five_tuple.get(five_tuple)
 
+    @property
+    def relayed_count(self) -> int:
+        """How many relayed addresses live: each has a socket."""
+        return len(self._by_relayed)
+
     def held_by(self, key: QuotaKey) -> int:
-        """How many allocations this user has from there."""
+        """How many relayed addresses this user has from there."""
         return self._held[key]
 
     def of_owner(self, owner: Owner) -> tuple[Allocation, ...]:
         """All that this owner has, by whatever five-tuples."""
         return tuple(self._by_owner.get(owner, {}).values())
 
-    def others_live(self, allocation: Allocation) -> bool:
-        """Whether another allocation of the same family lives, which may be this one's peer."""
-        return self._by_family[allocation.family] > 1
+    def others_live(self, family: AddressFamily) -> bool:
+        """Whether a second relayed address of this family lives: an allocation that has one may have a peer there."""
+        return self._by_family[family] > 1
 
     def relayed_at(self, address: IPAddress, port: int) -> Allocation | None:
         """The allocation whose relayed address this is."""
@@ -65,33 +71,45 @@ class AllocationTable:
         return self._own_client_ports[port] > 0
 
     def add(self, allocation: Allocation) -> None:
-        """`allocation` lives; its port was taken before."""
+        """`allocation` lives; its ports were taken before."""
         assert allocation.five_tuple not in self._by_five_tuple
         self._by_five_tuple[allocation.five_tuple] = allocation
         self._by_id[allocation.id] = allocation
-        self._by_relayed[allocation.relayed_address] = allocation
-        self._by_family[allocation.family] += 1
-        self._held[allocation.quota_key] += 1
+        for family, relayed in allocation.relayed.items():
+            self._by_relayed[relayed.address] = allocation
+            self._by_family[family] += 1
+            self._held[allocation.quota_key] += 1
         if allocation.owner is not None:
             self._by_owner[allocation.owner][allocation.id] = allocation
         if allocation.client_is_own:
             self._own_client_ports[allocation.five_tuple.client[1]] += 1
         self._expiry.set(allocation.id, allocation.expires_at)
 
-    def keep_until(self, allocation: Allocation, expires_at: float) -> None:
-        """`allocation` expires then."""
-        allocation.expires_at = expires_at
-        self._expiry.set(allocation.id, expires_at)
+    def keep_until(self, allocation: Allocation, family: AddressFamily, expires_at: float) -> None:
+        """The relayed address of this family expires then."""
+        allocation.relayed[family].expires_at = expires_at
+        self._expiry.set(allocation.id, allocation.expires_at)
+
+    def release(self, allocation: Allocation, family: AddressFamily) -> Effect:
+        """The relayed address of this family is gone, its port free, and the allocation gone with the last one.
+
+        Returns what tells the data path.
+        """
+        relayed = allocation.relayed[family]
+        if len(allocation.relayed) == 1:
+            self.remove(allocation)
+            return RemoveFlow(allocation.id)
+        self._release_port(allocation, family)
+        allocation.drop_family(family)
+        self._expiry.set(allocation.id, allocation.expires_at)
+        return RemoveRelayedAddress(allocation.id, relayed.address)
 
     def remove(self, allocation: Allocation) -> None:
-        """`allocation` is gone and its port is free."""
+        """`allocation` is gone and its ports are free."""
+        for family in list(allocation.relayed):
+            self._release_port(allocation, family)
         del self._by_five_tuple[allocation.five_tuple]
         del self._by_id[allocation.id]
-        del self._by_relayed[allocation.relayed_address]
-        self._by_family[allocation.family] -= 1
-        self._held[allocation.quota_key] -= 1
-        if not self._held[allocation.quota_key]:
-            del self._held[allocation.quota_key]  # or every user ever seen would stay
         if allocation.owner is not None:
             del self._by_owner[allocation.owner][allocation.id]
             if not self._by_owner[allocation.owner]:
@@ -100,7 +118,15 @@ class AllocationTable:
             self._own_client_ports[allocation.five_tuple.client[1]] -= 1  # stays at 0: there are 65535 at most
         self._expiry.discard(allocation.id)
         self._sweeps.discard(allocation.id)
-        self.ports[allocation.family].release(allocation.relayed_address[1])
+
+    def _release_port(self, allocation: Allocation, family: AddressFamily) -> None:
+        address = allocation.relayed.pop(family).address
+        del self._by_relayed[address]
+        self._by_family[family] -= 1
+        self._held[allocation.quota_key] -= 1
+        if not self._held[allocation.quota_key]:
+            del self._held[allocation.quota_key]  # or every user ever seen would stay
+        self.ports[family].release(address[1])
 
     def holds_until(self, allocation: Allocation, expires_at: float) -> None:
         """A permission or channel of `allocation` expires then."""
@@ -125,9 +151,15 @@ class AllocationTable:
             if allocation.none_expires_before != NEVER:
                 self._sweeps.set(key, max(allocation.none_expires_before, now + _SWEEP_INTERVAL_S))
 
-    def remove_expired(self, now: float) -> list[Allocation]:
-        """Removes every allocation whose time has come, and returns them."""
-        expired = [self._by_id[key] for key in self._expiry.pop_expired(now)]
-        for allocation in expired:
-            self.remove(allocation)
-        return expired
+    def release_expired(self, now: float) -> list[Effect]:
+        """Releases every relayed address whose time has come, and returns what tells the data path."""
+        effects: list[Effect] = []
+        for key in self._expiry.pop_expired(now):
+            allocation = self._by_id[key]
+            expired = [family for family, relayed in allocation.relayed.items() if relayed.expires_at <= now]
+            if len(expired) == len(allocation.relayed):
+                self.remove(allocation)
+                effects.append(RemoveFlow(allocation.id))
+            else:
+                effects += [self.release(allocation, family) for family in expired]
+        return effects

@@ -136,7 +136,7 @@ class ClosedRelay:
     def _end_all(self, owner: Owner) -> tuple[list[Effect], set[SocketAddress]]:
         """Ends the owner's allocations; the commands, and the relayed addresses that are gone."""
         allocations = self._allocations.of_owner(owner)
+        relayed = {one.address for allocation in allocations for one in allocation.relayed.values()}
         for allocation in allocations:
             self._allocations.remove(allocation)
-        effects: list[Effect] = [RemoveFlow(allocation.id) for allocation in allocations]
-        return effects, {allocation.relayed_address for allocation in allocations}
+        return [RemoveFlow(allocation.id) for allocation in allocations], relayed

@@ -18,7 +18,10 @@ from tavern.turn.sessions import Circles
 
 @attrs.frozen
 class OpenRelaySocket:
-    """To the driver: bind a relay socket, then call `relay_opened` or `relay_failed` with this `flow_id` at once."""
+    """To the driver: bind a relay socket, then call `relay_opened` or `relay_failed` with this `flow_id` at once.
+
+    A flow has at most one of each family.
+    """
 
     flow_id: int
     family: AddressFamily
@@ -39,8 +42,24 @@ class AddFlow:
 
 
 @attrs.frozen
+class AddRelayedAddress:
+    """The flow has a second relay socket, of the other family, which carries `relayed_address`."""
+
+    flow_id: int
+    relayed_address: SocketAddress
+
+
+@attrs.frozen
+class RemoveRelayedAddress:
+    """Of two: close its relay socket, forget the permissions and channels for peers of its family."""
+
+    flow_id: int
+    relayed_address: SocketAddress
+
+
+@attrs.frozen
 class RemoveFlow:
-    """The allocation is gone: close its relay socket, forget its permissions and channels."""
+    """The allocation is gone: close its relay sockets, forget its permissions and channels."""
 
     flow_id: int
 
@@ -104,6 +123,15 @@ class SendToClient:
 
 
 Command = (
-    AddFlow | RemoveFlow | SetCircles | SetPermission | RevokePermission | BindChannel | UnbindChannel | SendToClient
+    AddFlow
+    | AddRelayedAddress
+    | RemoveRelayedAddress
+    | RemoveFlow
+    | SetCircles
+    | SetPermission
+    | RevokePermission
+    | BindChannel
+    | UnbindChannel
+    | SendToClient
 )
 Effect = OpenRelaySocket | Command

@@ -65,10 +65,11 @@ class Flow(Generic[Handle]):
 
     id: int
     client_key: Hashable
-    relayed: SockAddr
     handle: Handle
     user: Hashable
     circles: Circles | None
+    relayed_ipv4: SockAddr | None = None
+    relayed_ipv6: SockAddr | None = None
     packets_from_client: int = 0
     bytes_from_client: int = 0
     packets_to_client: int = 0
@@ -83,6 +84,41 @@ class Flow(Generic[Handle]):
         if mine is None or theirs is None:
             return mine is theirs
         return not mine.isdisjoint(theirs)
+
+    @property
+    def relayed(self) -> tuple[SockAddr, ...]:
+        """Its relayed addresses: one, or one of each family."""
+        return tuple(address for address in (self.relayed_ipv4, self.relayed_ipv6) if address is not None)
+
+    def set_relayed(self, address: SockAddr) -> None:
+        """`address` is the relayed address of its family."""
+        if len(address) == 2:
+            self.relayed_ipv4 = address
+        else:
+            self.relayed_ipv6 = address
+
+    def drop_relayed(self, address: SockAddr) -> None:
+        """`address` is gone, with the permissions and channels for peers of its family."""
+        size = len(address)
+        if size == 2:
+            self.relayed_ipv4 = None
+        else:
+            self.relayed_ipv6 = None
+        for number in [number for number, peer in self.channels.items() if len(peer.address) == size]:
+            self.unbind(number)
+        for host in [host for host in self.permissions if (":" in host) == (size == 4)]:
+            self.revoke(host)
+
+    def revoke(self, host: str) -> None:
+        """Packets from and to `host` pass no longer."""
+        permission = self.permissions.pop(host, None)
+        if permission is None:
+            return
+        permission.expires_at = 0.0  # peers with channels still point to it
+        for address in permission.known:
+            peer = self.peers.get(address)
+            if peer is not None and not peer.number:
+                del self.peers[address]
 
     def know(self, address: SockAddr, *, ours: bool) -> KnownPeer:
         """The entry of this exact peer, made if there is none; it permits nothing by itself."""

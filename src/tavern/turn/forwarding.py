@@ -13,12 +13,15 @@ from typing import Final, Generic, TypeVar
 
 import attrs
 
+from tavern.addresses import SocketAddress
 from tavern.turn.binding import PLAIN_BINDING, binding_answer
 from tavern.turn.claims import CheckLimiter, Claim
 from tavern.turn.commands import (
     AddFlow,
+    AddRelayedAddress,
     BindChannel,
     RemoveFlow,
+    RemoveRelayedAddress,
     RevokePermission,
     SetCircles,
     SetPermission,
@@ -127,19 +130,41 @@ class Forwarder(Generic[Handle]):
 
     def add_flow(self, command: AddFlow, client_key: Hashable, handle: Handle) -> Flow[Handle]:
         """The flow exists; packets from `client_key` are its client's."""
-        relayed = sockaddr_of(command.relayed_address)
-        flow = Flow(command.flow_id, client_key, relayed, handle, command.user, command.circles)
+        flow = Flow(command.flow_id, client_key, handle, command.user, command.circles)
         self._flows[flow.id] = flow
         self._by_client[client_key] = flow
-        self._by_relayed[flow.relayed] = flow
+        self._set_relayed(flow, command.relayed_address)
         return flow
+
+    def add_relayed_address(self, command: AddRelayedAddress) -> Flow[Handle] | None:
+        """See the command. The flow is returned, for the shell to give it the socket; None if there is none."""
+        flow = self._flows.get(command.flow_id)
+        if flow is not None:
+            self._set_relayed(flow, command.relayed_address)
+        return flow
+
+    def remove_relayed_address(self, command: RemoveRelayedAddress) -> Flow[Handle] | None:
+        """See the command. The flow is returned, for the shell to close the socket; None if there is none."""
+        flow = self._flows.get(command.flow_id)
+        address = sockaddr_of(command.relayed_address)
+        if flow is None or address not in flow.relayed:
+            return None
+        del self._by_relayed[address]
+        flow.drop_relayed(address)
+        return flow
+
+    def _set_relayed(self, flow: Flow[Handle], relayed_address: SocketAddress) -> None:
+        address = sockaddr_of(relayed_address)
+        flow.set_relayed(address)
+        self._by_relayed[address] = flow
 
     def remove_flow(self, command: RemoveFlow) -> Flow[Handle] | None:
         """The flow is gone and returned, for the shell to close its sockets; None if there was none."""
         flow = self._flows.pop(command.flow_id, None)
         if flow is not None:
             del self._by_client[flow.client_key]
-            del self._by_relayed[flow.relayed]
+            for address in flow.relayed:
+                del self._by_relayed[address]
             self._traffic_of_removed.add(flow)
         return flow
 
@@ -168,16 +193,8 @@ class Forwarder(Generic[Handle]):
 
     def revoke_permission(self, command: RevokePermission) -> None:
         """See the command."""
-        if (flow := self._flows.get(command.flow_id)) is None:
-            return
-        permission = flow.permissions.pop(command.host, None)
-        if permission is None:
-            return
-        permission.expires_at = 0.0  # peers with channels still point to it
-        for address in permission.known:
-            peer = flow.peers.get(address)
-            if peer is not None and not peer.number:
-                del flow.peers[address]
+        if (flow := self._flows.get(command.flow_id)) is not None:
+            flow.revoke(command.host)
 
     def bind_channel(self, command: BindChannel) -> None:
         """See the command."""
@@ -296,7 +313,10 @@ class Forwarder(Generic[Handle]):
     ) -> Output[Handle] | None:
         """The peer's IP address is the relay's own: a live flow, or something that the operator allows."""
         target = self._by_relayed.get(peer.address)
-        if (target is None and relayed_only) or target is flow or (target is not None and not flow.reaches(target)):
+        source = flow.relayed_ipv4 if len(peer.address) == 2 else flow.relayed_ipv6
+        if (target is None and relayed_only) or target is flow or source is None:
+            return self._drop(Drop.NO_RELAYED_PEER)
+        if target is not None and not flow.reaches(target):
             return self._drop(Drop.NO_RELAYED_PEER)
         claim = peer.permission.claim
         if target is None and claim is not None and not claim.may_leave(payload, now):
@@ -305,7 +325,7 @@ class Forwarder(Generic[Handle]):
         flow.bytes_from_client += len(payload)
         if target is None:
             return flow, payload, peer.address
-        return self.from_peer(target, payload, flow.relayed, now)
+        return self.from_peer(target, payload, source, now)
 
     def _may_come(self, flow: Flow[Handle], peer: KnownPeer) -> bool:
         """Whether what comes from our own IP address is of a flow that this one is with, or is allowed there."""

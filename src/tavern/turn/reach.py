@@ -10,6 +10,7 @@ from ipaddress import ip_address
 import attrs
 
 from tavern.addresses import IPAddress, SocketAddress
+from tavern.stun.attributes import family_of
 from tavern.turn.allocation import Allocation
 from tavern.turn.allocations import AllocationTable
 from tavern.turn.commands import Effect, RevokePermission, SetPermission, UnbindChannel
@@ -41,7 +42,7 @@ class Reach:
 
     def judge(self, allocation: Allocation, peer: IPAddress) -> Judgement | None:
         """Whether the allocation may send to `peer` and hear from it; None if not."""
-        return self._judge(allocation, peer, others_live=self._allocations.others_live(allocation))
+        return self._judge(allocation, peer, others_live=self._allocations.others_live(family_of(peer)))
 
     def _judge(self, allocation: Allocation, peer: IPAddress, *, others_live: bool) -> Judgement | None:
         verdict = self.policy.judge(peer, others_live=others_live)

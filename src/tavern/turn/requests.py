@@ -34,7 +34,6 @@ from tavern.turn.auth import Identity
 from tavern.turn.commands import (
     BindChannel,
     Effect,
-    RemoveFlow,
     RevokePermission,
     SetPermission,
     UnbindChannel,
@@ -75,7 +74,7 @@ class RequestHandler:
     def handle(self, request: Message, five_tuple: FiveTuple, identity: Identity, now: float) -> Outcome:
         """Executes one authenticated request of a TURN method."""
         if request.method == Method.ALLOCATE:
-            return self.allocate.handle(request, five_tuple, identity), None
+            return self.allocate.handle(request, five_tuple, identity, now)
         allocation = self._allocations.find(five_tuple)
         if allocation is None:
             raise Refusal(ErrorCode.ALLOCATION_MISMATCH)
@@ -131,19 +130,22 @@ class RequestHandler:
         self._reach.policy = attrs.evolve(self._reach.policy, listener_ports=frozenset(port for _, port in addresses))
 
     def _refresh(self, request: Message, allocation: Allocation, now: float) -> Outcome:
-        """§8. LIFETIME 0 ends the allocation."""
-        names_family = request.get(AttributeType.REQUESTED_ADDRESS_FAMILY) is not None
-        if names_family and requested_family(request) is not allocation.family:
-            raise Refusal(ErrorCode.PEER_ADDRESS_FAMILY_MISMATCH)
+        """§8: of the relayed address of the family that is named, else of all. LIFETIME 0 ends it."""
+        families = list(allocation.relayed)
+        if request.get(AttributeType.REQUESTED_ADDRESS_FAMILY) is not None:
+            family = requested_family(request)
+            if family not in families:
+                raise Refusal(ErrorCode.PEER_ADDRESS_FAMILY_MISMATCH)
+            families = [family]
         asked_s = asked_lifetime_s(request)
         effects: list[Effect] = []
         if asked_s == 0:
             lifetime_s = 0
-            self._allocations.remove(allocation)
-            effects.append(RemoveFlow(allocation.id))
+            effects += [self._allocations.release(allocation, family) for family in families]
         else:
             lifetime_s = granted_lifetime_s(asked_s)
-            self._allocations.keep_until(allocation, now + lifetime_s)
+            for family in families:
+                self._allocations.keep_until(allocation, family, now + lifetime_s)
         return effects, success(request, (AttributeType.LIFETIME, encode_lifetime(lifetime_s)), key=allocation.key)
 
     def _create_permission(self, request: Message, allocation: Allocation, now: float) -> Outcome:
@@ -191,7 +193,7 @@ class RequestHandler:
         return effects, success(request, key=allocation.key)
 
     def _judge(self, allocation: Allocation, peer: IPAddress) -> Judgement:
-        if family_of(peer) is not allocation.family:
+        if family_of(peer) not in allocation.relayed:
             raise Refusal(ErrorCode.PEER_ADDRESS_FAMILY_MISMATCH)
         judgement = self._reach.judge(allocation, peer)
         if judgement is None:

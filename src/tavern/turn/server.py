@@ -11,6 +11,7 @@ import attrs
 from tavern.addresses import IPAddress, SocketAddress, source_key
 from tavern.stun.attributes import AddressFamily, encode_xor_address, family_of
 from tavern.stun.message import Attribute, AttributeType, MalformedMessage, Message, MessageClass, Method, parse
+from tavern.turn.allocate import AllocateStep, PendingAllocation
 from tavern.turn.allocations import AllocationTable
 from tavern.turn.answers import (
     ErrorCode,
@@ -22,7 +23,7 @@ from tavern.turn.answers import (
 )
 from tavern.turn.auth import Credentials, Identity, Nonces
 from tavern.turn.closed import ClosedRelay
-from tavern.turn.commands import Effect, RemoveFlow, SendToClient
+from tavern.turn.commands import Effect, SendToClient
 from tavern.turn.five_tuple import FiveTuple
 from tavern.turn.limiter import BURST_S, TokenBuckets, UnauthenticatedLimiter
 from tavern.turn.policy import Network, PeerPolicy
@@ -54,9 +55,9 @@ class TurnConfig:
     allow_peers: tuple[Network, ...] = ()
     deny_peers: tuple[Network, ...] = ()
     user_quota: int
-    """Allocations that one user may hold at once from one address or /64, by whatever credentials."""
+    """Relayed addresses that one user may hold at once from one address or /64, by whatever credentials."""
     max_allocations: int
-    """Allocations of all users together."""
+    """Relayed addresses of all users together: each has a socket."""
     unauthenticated_rate: float
     """Unauthenticated error answers per second and source."""
 
@@ -134,17 +135,18 @@ class TurnServer:
         return expired + self._handle_turn_request(message, five_tuple, now, unix_time_s)
 
     def relay_opened(self, flow_id: int, now: float) -> list[Effect]:
-        """The relay socket that `OpenRelaySocket` asked for is bound: the allocation lives from now on."""
-        pending, effects, answer = self._handler.allocate.relay_opened(flow_id, now)
-        return [*effects, self._final(pending.request, pending.five_tuple, answer, now)]
+        """The relay socket that `OpenRelaySocket` asked for is bound: once it was the last, the allocation lives."""
+        return self._end_allocate(*self._handler.allocate.relay_opened(flow_id, now), now)
 
     def relay_failed(self, flow_id: int, now: float) -> list[Effect]:
         """The port cannot be bound: another one is tried, or the client gets 508."""
-        pending, retry = self._handler.allocate.relay_failed(flow_id)
-        if retry is not None:
-            return [retry]
-        answer = authenticated_error(pending.request, Refusal(ErrorCode.INSUFFICIENT_CAPACITY), pending.identity.key)
-        return [self._final(pending.request, pending.five_tuple, answer, now)]
+        return self._end_allocate(*self._handler.allocate.relay_failed(flow_id, now), now)
+
+    def _end_allocate(self, pending: PendingAllocation, step: AllocateStep, now: float) -> list[Effect]:
+        effects, answer = step
+        if answer is None:
+            return effects  # the next socket first
+        return [*effects, self._final(pending.request, pending.five_tuple, answer, now)]
 
     def next_deadline(self) -> float | None:
         """When `handle_timer` wants to be called; None while nothing can expire."""
@@ -153,8 +155,7 @@ class TurnServer:
 
     def handle_timer(self, now: float) -> list[Effect]:
         """Ends the allocations and lost sessions whose time has come; forgets what idle allocations hold no longer."""
-        expired: list[Effect] = [RemoveFlow(allocation.id) for allocation in self.allocations.remove_expired(now)]
-        return expired + self.closed.revoke_due(now) + self._handler.sweep(now)
+        return self.allocations.release_expired(now) + self.closed.revoke_due(now) + self._handler.sweep(now)
 
     def set_local_addresses(self, addresses: frozenset[IPAddress]) -> list[Effect]:
         """This machine's interfaces have these addresses; permissions for what is denied by that are withdrawn."""
