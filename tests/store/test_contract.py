@@ -167,6 +167,25 @@ async def test_writers_at_once_cannot_pass_the_limit_together(store: Store, reco
     assert len(store.channels(tavern.id)) == base.MAX_CHANNELS_PER_TAVERN
 
 
+async def test_relay_usage_is_kept_by_month_and_the_last_figure_counts(store: Store) -> None:
+    assert store.relay_usage("2026-11") == 0
+    await store.save_relay_usage("2026-11", 5)
+    await store.save_relay_usage("2026-12", 7)
+    await store.save_relay_usage("2026-11", 2**62)
+    await store.save_relay_usage("2026-12", 6)
+    assert (store.relay_usage("2026-11"), store.relay_usage("2026-12")) == (2**62, 6)
+    assert store.relay_usage("2027-01") == 0
+    assert store.tavern_count() == 0
+
+
+async def test_a_caller_cancelled_before_it_saves_usage_writes_nothing(store: Store) -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await store.save_relay_usage("2026-11", 5)
+    assert scope.cancelled_caught
+    assert store.relay_usage("2026-11") == 0
+
+
 async def test_a_caller_cancelled_before_it_asks_writes_nothing(store: Store, records: Records) -> None:
     tavern, channels = records.tavern()
     with trio.CancelScope() as scope:

@@ -196,6 +196,38 @@ async def test_bytes_are_read_as_the_text_they_were_meant_as(path: Path) -> None
         )
 
 
+async def test_a_database_of_version_1_takes_relay_usage_and_keeps_its_taverns(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old_database(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection, monkeypatch.context() as patch:
+        patch.setattr(migrations, "MIGRATIONS", MIGRATIONS[:1])
+        migrations.migrate(connection)
+        assert schema_version(connection) == 1
+    async with open_sqlite_store(path) as store:
+        assert store.relay_usage("2026-11") == 0
+        await store.save_relay_usage("2026-11", 12)
+        assert store.tavern_count() == 2
+        assert store.channels("t-1") == (channel("c-5", "t-1", "General"),)
+    async with open_sqlite_store(path) as store:
+        assert store.relay_usage("2026-11") == 12
+    with closing(sqlite3.connect(path)) as connection:
+        assert schema_version(connection) == len(MIGRATIONS)
+        assert connection.execute("SELECT month, bytes FROM relay_usage").fetchall() == [("2026-11", 12)]
+
+
+async def test_usage_that_is_no_number_of_bytes_counts_as_none(path: Path) -> None:
+    async with open_sqlite_store(path):
+        pass
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for month, value in (("a", "many"), ("b", 1.5), ("c", -1), ("d", 2**63 - 1), ("e", 7)):
+            connection.execute("INSERT INTO relay_usage VALUES (?, ?)", (month, value))
+    async with open_sqlite_store(path) as store:
+        assert [store.relay_usage(month) for month in "abcde"] == [0, 0, 0, 0, 7]
+        await store.save_relay_usage("d", 8)
+        assert store.relay_usage("d") == 8
+
+
 async def test_a_migration_that_fails_halfway_leaves_the_database_as_it_was(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,3 +95,12 @@ class Store(Protocol):
 
         Raises `NoSuchTavern` and all that `create_tavern` raises; is cancelled in the same way.
         """
+
+    def relay_usage(self, month: str) -> int:
+        """Bytes that the relay sent in this month (`YYYY-MM`, UTC), as saved last; 0 where nothing was."""
+
+    async def save_relay_usage(self, month: str, size_bytes: int) -> None:
+        """Store that the relay sent so many bytes in this month, in place of what was saved for it before.
+
+        Raises `StoreBusy`, `WriteFailed`. A checkpoint. Cancelled while it waits, the write may still happen.
+        """

@@ -35,6 +35,14 @@ class Index:
         self._reserved_taverns: set[str] = set()
         self._reserved_channel_ids: set[str] = set()
         self._reserved_channels: Counter[str] = Counter()  # by tavern; an entry lives while writes of it are under way
+        self._relay_usage: dict[str, int] = {}  # by month: twelve a year
+
+    def relay_usage(self, month: str) -> int:
+        return self._relay_usage.get(month, 0)
+
+    def settle_relay_usage(self, month: str, size_bytes: int, committed: bool) -> None:
+        if committed:
+            self._relay_usage[month] = size_bytes
 
     def tavern_count(self) -> int:
         return len(self._taverns)

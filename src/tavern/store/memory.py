@@ -34,3 +34,10 @@ class MemoryStore:
         await trio.lowlevel.checkpoint()
         self._index.reserve_channel(channel)
         self._index.settle_channel(channel, True)
+
+    def relay_usage(self, month: str) -> int:
+        return self._index.relay_usage(month)
+
+    async def save_relay_usage(self, month: str, size_bytes: int) -> None:
+        await trio.lowlevel.checkpoint()
+        self._index.settle_relay_usage(month, size_bytes, True)

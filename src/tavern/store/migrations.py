@@ -109,4 +109,9 @@ def _adopt(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE INDEX IF NOT EXISTS channels_by_tavern ON channels (tavern_id)")
 
 
-MIGRATIONS: tuple[Migration, ...] = (_adopt,)
+def _count_relayed_bytes(connection: sqlite3.Connection) -> None:
+    """2: what the relay sent in each month."""
+    connection.execute("CREATE TABLE relay_usage (month TEXT NOT NULL PRIMARY KEY, bytes INTEGER NOT NULL)")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_adopt, _count_relayed_bytes)

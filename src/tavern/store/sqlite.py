@@ -25,6 +25,9 @@ from tavern.store.worker import Worker
 BUSY_TIMEOUT_MS = 2_000
 """How long a write waits for another program (a backup, `sqlite3`) that holds the database: below `STOP_LIMIT_S`."""
 
+_MAX_USAGE_BYTES = 2**62
+"""More in one month is no figure of ours, and adding to it would pass what SQLite holds."""
+
 UNKNOWN_MOMENT = "1970-01-01T00:00:00.000Z"
 """What a record says whose `created_at` an existing server left unreadable."""
 
@@ -72,6 +75,15 @@ class SqliteStore:
         self._index.reserve_channel(channel)
         await self._worker.run(partial(_insert_channel, channel), partial(self._index.settle_channel, channel))
 
+    def relay_usage(self, month: str) -> int:
+        return self._index.relay_usage(month)
+
+    async def save_relay_usage(self, month: str, size_bytes: int) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await self._worker.run(
+            partial(_save_relay_usage, month, size_bytes), partial(self._index.settle_relay_usage, month, size_bytes)
+        )
+
 
 @asynccontextmanager
 async def open_sqlite_store(path: Path) -> AsyncIterator[SqliteStore]:
@@ -115,6 +127,13 @@ def _insert_channel(channel: ChannelRecord, connection: sqlite3.Connection) -> N
     connection.execute(
         "INSERT INTO channels (id, tavern_id, name, created_at) VALUES (?, ?, ?, ?)",
         (channel.id, channel.tavern_id, channel.name, channel.created_at),
+    )
+
+
+def _save_relay_usage(month: str, size_bytes: int, connection: sqlite3.Connection) -> None:
+    connection.execute(
+        "INSERT INTO relay_usage (month, bytes) VALUES (?, ?) ON CONFLICT (month) DO UPDATE SET bytes = excluded.bytes",
+        (month, size_bytes),
     )
 
 
@@ -246,6 +265,11 @@ def _load(connection: sqlite3.Connection, index: Index) -> None:
             created_at=_moment(created_at),
         )
         index.add(tavern, tuple(channels[tavern.id]))
+    for month, size_bytes in connection.execute(
+        "SELECT month, bytes FROM relay_usage WHERE typeof(bytes) = 'integer' AND bytes BETWEEN 0 AND ?",
+        (_MAX_USAGE_BYTES,),
+    ):
+        index.settle_relay_usage(_text(month), size_bytes, True)
 
 
 def _text(value: object) -> str:
