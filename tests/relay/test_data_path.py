@@ -19,9 +19,10 @@ from tavern.relay.sockets import open_listeners
 from tavern.relay.thread import PythonDataPath
 from tavern.stun.message import MessageClass, Method, encode
 from tavern.turn.commands import AddFlow, RemoveFlow
+from tavern.turn.drops import Drop
 from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.flows import Flow
-from tavern.turn.forwarding import Drop, Forwarder
+from tavern.turn.forwarding import Forwarder
 
 if TYPE_CHECKING:
     from tavern.relay.sockets import Listener

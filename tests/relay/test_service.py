@@ -18,9 +18,9 @@ from tavern.relay.data_path import DataPathStatistics
 from tavern.relay.sockets import open_relay_socket
 from tavern.stun.attributes import AddressFamily
 from tavern.stun.message import MessageClass, Method, encode
+from tavern.turn.drops import Drop
 from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.flows import Traffic
-from tavern.turn.forwarding import Drop
 
 if TYPE_CHECKING:
     from tavern.relay.sockets import Listener

@@ -12,8 +12,8 @@ import pytest
 from tavern.stun.attributes import AddressFamily, encode_xor_address
 from tavern.stun.message import Attribute, AttributeType, MessageClass, Method, encode
 from tavern.turn.auth import Credentials
+from tavern.turn.drops import Drop
 from tavern.turn.five_tuple import FiveTuple, Transport
-from tavern.turn.forwarding import Drop
 from tavern.turn.sessions import LOST_SESSION_S, MAX_ANNOUNCED, MAX_LOST_SESSIONS
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from tavern.stun.attributes import decode_xor_address, encode_xor_address
 from tavern.stun.message import Attribute, AttributeType, MessageClass, Method, encode, parse
 from tavern.turn.commands import AddFlow, BindChannel, RemoveFlow, RevokePermission, SetPermission, UnbindChannel
+from tavern.turn.drops import Drop
 from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.flows import Flow
-from tavern.turn.forwarding import CONTROL, Drop, Forwarder, Reply
+from tavern.turn.forwarding import CONTROL, Forwarder, Reply
 
 if TYPE_CHECKING:
     from tavern.turn.indications import SockAddr

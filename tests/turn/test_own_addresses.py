@@ -10,9 +10,10 @@ import pytest
 from tavern.stun.attributes import encode_xor_address
 from tavern.stun.message import Attribute, AttributeType, MessageClass, Method, encode
 from tavern.turn.commands import AddFlow, BindChannel, RevokePermission, SetPermission, UnbindChannel
+from tavern.turn.drops import Drop
 from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.flows import Flow
-from tavern.turn.forwarding import Drop, Forwarder
+from tavern.turn.forwarding import Forwarder
 
 if TYPE_CHECKING:
     from tests.turn.conftest import World

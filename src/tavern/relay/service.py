@@ -23,8 +23,8 @@ from tavern.relay.thread import PythonDataPath
 from tavern.stun.attributes import AddressFamily, family_of
 from tavern.turn.auth import Credential
 from tavern.turn.commands import AddFlow, AddRelayedAddress, Effect, OpenRelaySocket
+from tavern.turn.drops import Drop
 from tavern.turn.flows import Traffic
-from tavern.turn.forwarding import Drop
 from tavern.turn.server import TurnConfig, TurnServer
 
 _log = logging.getLogger(__name__)

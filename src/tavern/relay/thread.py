@@ -30,11 +30,13 @@ from tavern.turn.commands import (
     SendToClient,
     SetCircles,
     SetPermission,
+    SetTransfer,
     UnbindChannel,
 )
+from tavern.turn.drops import Drop
 from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.flows import Flow
-from tavern.turn.forwarding import CONTROL, Drop, Forwarder, Reply
+from tavern.turn.forwarding import CONTROL, Forwarder, Reply
 from tavern.turn.indications import SockAddr
 
 _MAX_DATAGRAM = 65535
@@ -311,6 +313,8 @@ class PythonDataPath:
                 self._forwarder.bind_channel(command)
             elif isinstance(command, RevokePermission):
                 self._forwarder.revoke_permission(command)
+            elif isinstance(command, SetTransfer):
+                self._forwarder.set_transfer(command)
             else:
                 assert isinstance(command, UnbindChannel), command
                 self._forwarder.unbind_channel(command)

@@ -36,7 +36,7 @@ class AddFlow:
     five_tuple: FiveTuple
     relayed_address: SocketAddress
     user: Hashable
-    """Whose flow it is, for what is limited by user."""
+    """Who its transfer is counted for: flows of the same user share a rate."""
     circles: Circles | None
     """What it has in common with the flows that it reaches; None: it reaches all others that have none, too."""
 
@@ -115,6 +115,13 @@ class UnbindChannel:
 
 
 @attrs.frozen
+class SetTransfer:
+    """Whether data is relayed at all: not while the month's budget is used up. It is, at first."""
+
+    allowed: bool
+
+
+@attrs.frozen
 class SendToClient:
     """One STUN message to the client, from the address that its request came to."""
 
@@ -132,6 +139,7 @@ Command = (
     | RevokePermission
     | BindChannel
     | UnbindChannel
+    | SetTransfer
     | SendToClient
 )
 Effect = OpenRelaySocket | Command

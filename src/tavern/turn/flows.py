@@ -10,6 +10,7 @@ import attrs
 from tavern.addresses import SocketAddress
 from tavern.turn.claims import Claim
 from tavern.turn.indications import SockAddr
+from tavern.turn.metering import Account
 from tavern.turn.sessions import Circles
 
 _MAX_KNOWN_PEERS = 2048  # a permission names an IP address with 65535 ports; the cache of exact peers must not grow so
@@ -25,6 +26,9 @@ class Traffic:
     bytes_from_clients: int = 0
     packets_to_clients: int = 0
     bytes_to_clients: int = 0
+    packets_handed_over: int = 0
+    """Of those from clients: for another client of this relay, and never on the wire between."""
+    bytes_handed_over: int = 0
 
     def add(self, flow: Flow[Handle]) -> None:
         """With what this flow relayed."""
@@ -32,6 +36,8 @@ class Traffic:
         self.bytes_from_clients += flow.bytes_from_client
         self.packets_to_clients += flow.packets_to_client
         self.bytes_to_clients += flow.bytes_to_client
+        self.packets_handed_over += flow.packets_handed_over
+        self.bytes_handed_over += flow.bytes_handed_over
 
 
 @attrs.define(eq=False)
@@ -67,13 +73,17 @@ class Flow(Generic[Handle]):
     client_key: Hashable
     handle: Handle
     user: Hashable
+    """Who shares `account`."""
     circles: Circles | None
+    account: Account | None = None
     relayed_ipv4: SockAddr | None = None
     relayed_ipv6: SockAddr | None = None
     packets_from_client: int = 0
     bytes_from_client: int = 0
     packets_to_client: int = 0
     bytes_to_client: int = 0
+    packets_handed_over: int = 0
+    bytes_handed_over: int = 0
     permissions: dict[str, FlowPermission] = attrs.field(factory=dict)
     peers: dict[SockAddr, KnownPeer] = attrs.field(factory=dict)
     channels: dict[int, KnownPeer] = attrs.field(factory=dict)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Hashable, Iterator
-from enum import Enum, StrEnum
+from enum import Enum
 from typing import Final, Generic, TypeVar
 
 import attrs
@@ -25,10 +25,13 @@ from tavern.turn.commands import (
     RevokePermission,
     SetCircles,
     SetPermission,
+    SetTransfer,
     UnbindChannel,
 )
+from tavern.turn.drops import Drop
 from tavern.turn.flows import NEVER_PERMITTED, Flow, FlowPermission, KnownPeer, Traffic, sockaddr_of
 from tavern.turn.indications import DataIndications, SockAddr, read_send_indication
+from tavern.turn.metering import Meter
 
 _pack_header = struct.Struct(">HH").pack
 _unpack_header = struct.Struct(">HH").unpack_from
@@ -44,22 +47,6 @@ _MAX_CONTROL_SIZE = 2048
 _MAX_CONTROL_SIZE_WITHOUT_FLOW = 1024
 
 Handle = TypeVar("Handle")
-
-
-class Drop(StrEnum):
-    """Why a packet went nowhere."""
-
-    NO_FLOW = "no_flow"
-    MALFORMED = "malformed"
-    NO_CHANNEL = "no_channel"
-    NO_PERMISSION = "no_permission"
-    NO_RELAYED_PEER = "no_relayed_peer"
-    UNPROVEN_PEER = "unproven_peer"
-    SEND_FAILED = "send_failed"
-    SEND_BUFFER_FULL = "send_buffer_full"
-    RECEIVE_BUFFER_FULL = "receive_buffer_full"
-    TOO_LARGE = "too_large"
-    CONTROL_QUEUE_FULL = "control_queue_full"
 
 
 class Unusual(Enum):
@@ -94,16 +81,20 @@ class Forwarder(Generic[Handle]):
         own_hosts: frozenset[str],
         random_96_bits: Callable[[], int],
         listener_ports: frozenset[int] = frozenset(),
+        meter: Meter | None = None,
     ) -> None:
         """`own_hosts`: the advertised addresses. `random_96_bits` makes transaction ids.
 
         `listener_ports`: where the relay itself listens; on its own hosts they are nobody's peers.
+        `meter`: what else may refuse a packet; nothing without one.
         """
         self.drops: dict[str, int] = {str(reason): 0 for reason in Drop}
         self._traffic_of_removed = Traffic()
         self._own_hosts = own_hosts
         self._listener_ports = listener_ports
         self._checks = CheckLimiter()
+        self._meter = Meter(0, 0) if meter is None else meter
+        self._limits = self._meter if self._meter.is_limiting else None  # all that a packet has to look at
         self._indications = DataIndications(random_96_bits)
         self._flows: dict[int, Flow[Handle]] = {}
         self._by_client: dict[Hashable, Flow[Handle]] = {}
@@ -130,7 +121,8 @@ class Forwarder(Generic[Handle]):
 
     def add_flow(self, command: AddFlow, client_key: Hashable, handle: Handle) -> Flow[Handle]:
         """The flow exists; packets from `client_key` are its client's."""
-        flow = Flow(command.flow_id, client_key, handle, command.user, command.circles)
+        account = self._meter.join(command.user)
+        flow = Flow(command.flow_id, client_key, handle, command.user, command.circles, account)
         self._flows[flow.id] = flow
         self._by_client[client_key] = flow
         self._set_relayed(flow, command.relayed_address)
@@ -166,7 +158,13 @@ class Forwarder(Generic[Handle]):
             for address in flow.relayed:
                 del self._by_relayed[address]
             self._traffic_of_removed.add(flow)
+            self._meter.leave(flow.user)
         return flow
+
+    def set_transfer(self, command: SetTransfer) -> None:
+        """See the command."""
+        self._meter.set_budget_spent(not command.allowed)
+        self._limits = self._meter if self._meter.is_limiting else None
 
     def set_circles(self, command: SetCircles) -> None:
         """See the command. Like all others, without effect for a flow that is gone."""
@@ -250,6 +248,8 @@ class Forwarder(Generic[Handle]):
             claim = peer.permission.claim
             if claim is not None and not claim.may_leave(payload, now):
                 return self._drop(Drop.UNPROVEN_PEER)
+            if self._limits is not None and self._is_over(flow, length, now):
+                return None
             flow.packets_from_client += 1
             flow.bytes_from_client += length
             return flow, payload, peer.address
@@ -278,6 +278,8 @@ class Forwarder(Generic[Handle]):
         size = len(data)
         if size > _MAX_PAYLOAD:
             return self._drop(Drop.MALFORMED)
+        if self._limits is not None and self._is_over(flow, size, now):
+            return None
         if peer.channel_expires_at > now:
             framed = _pack_header(peer.number, size) + data
         else:
@@ -304,6 +306,8 @@ class Forwarder(Generic[Handle]):
         claim = peer.permission.claim
         if claim is not None and not claim.may_leave(payload, now):
             return self._drop(Drop.UNPROVEN_PEER)
+        if self._limits is not None and self._is_over(flow, len(payload), now):
+            return None
         flow.packets_from_client += 1
         flow.bytes_from_client += len(payload)
         return flow, payload, peer.address
@@ -321,10 +325,14 @@ class Forwarder(Generic[Handle]):
         claim = peer.permission.claim
         if target is None and claim is not None and not claim.may_leave(payload, now):
             return self._drop(Drop.UNPROVEN_PEER)
+        if self._limits is not None and self._is_over(flow, len(payload), now, leaves=target is None):
+            return None
         flow.packets_from_client += 1
         flow.bytes_from_client += len(payload)
         if target is None:
             return flow, payload, peer.address
+        flow.packets_handed_over += 1
+        flow.bytes_handed_over += len(payload)
         return self.from_peer(target, payload, source, now)
 
     def _may_come(self, flow: Flow[Handle], peer: KnownPeer) -> bool:
@@ -333,6 +341,14 @@ class Forwarder(Generic[Handle]):
         if source is None:
             return not peer.permission.relayed_only
         return source is not flow and flow.reaches(source)
+
+    def _is_over(self, flow: Flow[Handle], payload_size: int, now: float, *, leaves: bool = True) -> bool:
+        """Whether a limit on transfer drops the packet, which is then counted."""
+        refusal = self._meter.refusal(flow.account, payload_size, now, leaves=leaves)
+        if refusal is None:
+            return False
+        self.drops[refusal] += 1
+        return True
 
     def _drop(self, reason: Drop) -> Output[Handle] | None:
         self.drops[reason] += 1
