@@ -22,6 +22,7 @@ from hypothesis.stateful import (
 from tavern.stun.attributes import AddressFamily, decode_xor_address, encode_xor_address, family_of
 from tavern.stun.message import Attribute, AttributeType, MessageClass, Method, encode
 from tavern.turn.flows import sockaddr_of
+from tavern.turn.reservations import RESERVATION_LIFETIME_S
 from tests.turn.conftest import error_of
 
 if TYPE_CHECKING:
@@ -40,9 +41,10 @@ IPV4, IPV6 = AddressFamily.IPV4, AddressFamily.IPV6
 ASKED: dict[str, tuple[Attribute, ...]] = {
     "IPv4": (),
     "IPv6": ((AttributeType.REQUESTED_ADDRESS_FAMILY, b"\2\0\0\0"),),
+    "pair": ((AttributeType.EVEN_PORT, b"\x80"),),
     "dual": ((AttributeType.ADDITIONAL_ADDRESS_FAMILY, b"\2\0\0\0"),),
 }
-WANTED = {"IPv4": [IPV4], "IPv6": [IPV6], "dual": [IPV4, IPV6]}
+WANTED = {"IPv4": [IPV4], "pair": [IPV4], "IPv6": [IPV6], "dual": [IPV4, IPV6]}
 peer_ports = st.sampled_from([5000, 5001])
 numbers = st.sampled_from([0x4000, 0x4001, 0x4002])
 
@@ -60,6 +62,15 @@ def family_of_host(host: str) -> AddressFamily:
     return family_of(ip_address(host))
 
 
+@attrs.frozen
+class Reserved:
+    """A port that nobody but this user gets."""
+
+    username: str
+    port: int
+    expires_at: float
+
+
 class RelayMachine(RuleBasedStateMachine):
     make_world: type[World]
 
@@ -72,12 +83,14 @@ class RelayMachine(RuleBasedStateMachine):
         for client in self.clients:
             client.credential = self.world.credential(client.credential.username.partition(":")[2], 10**6)
         self.model: dict[int, Model] = {}
+        self.reserved: dict[bytes, Reserved] = {}
 
     @property
     def now(self) -> float:
         return self.world.now
 
     def expire(self) -> None:
+        self.reserved = {token: one for token, one in self.reserved.items() if one.expires_at > self.now}
         for index in list(self.model):
             for family, (_, at) in list(self.model[index].relayed.items()):
                 if at <= self.now:
@@ -98,24 +111,28 @@ class RelayMachine(RuleBasedStateMachine):
         }
 
     def taken(self, family: AddressFamily) -> set[int]:
-        return {one.relayed[family][0] for one in self.model.values() if family in one.relayed}
+        reserved = {one.port for one in self.reserved.values() if family is IPV4}
+        return reserved | {one.relayed[family][0] for one in self.model.values() if family in one.relayed}
 
     def held(self, index: int) -> int:
         username = self.clients[index].credential.username
         mine = (one for other, one in self.model.items() if self.clients[other].credential.username == username)
-        return sum(len(one.relayed) for one in mine)
+        reserved = sum(one.username == username for one in self.reserved.values())
+        return reserved + sum(len(one.relayed) for one in mine)
 
     @rule(index=clients, kind=st.sampled_from(list(ASKED)), asked=st.sampled_from([0, 600, 700, 3600]))
     def allocate(self, index: int, kind: str, asked: int) -> None:
         lifetime = (AttributeType.LIFETIME, asked.to_bytes(4, "big"))
         free = {family: set(PORTS) - self.taken(family) - self.world.unbindable for family in WANTED[kind]}
+        if kind == "pair":
+            free[IPV4] = {port for port in free[IPV4] if port % 2 == 0 and port + 1 not in self.taken(IPV4)}
         room = QUOTA - self.held(index)
         answer = self.clients[index].request(Method.ALLOCATE, UDP, lifetime, *ASKED[kind])
         code = error_of(answer)
         if index in self.model:
             assert code == 437
             return
-        if room == 0:
+        if room < (2 if kind == "pair" else 1):
             assert code == 486
             return
         given = [family for family in WANTED[kind][:room] if free[family]]
@@ -134,8 +151,36 @@ class RelayMachine(RuleBasedStateMachine):
         assert all(port in free[family] for family, (_, port) in zip(given, relayed, strict=True))
         errors = answer.get_all(AttributeType.ADDRESS_ERROR_CODE)
         assert {AddressFamily(value[0]): value[2] * 100 + value[3] for value in errors} == refused
+        token = answer.get(AttributeType.RESERVATION_TOKEN)
+        assert (token is not None) == (kind == "pair")
+        if token is not None:
+            self.reserved[token] = Reserved(
+                self.clients[index].credential.username, relayed[0][1] + 1, self.now + RESERVATION_LIFETIME_S
+            )
         ends_at = self.now + max(600, asked)
         self.model[index] = Model({family: (port, ends_at) for family, (_, port) in zip(given, relayed, strict=True)})
+
+    @precondition(lambda self: self.reserved)
+    @rule(index=clients, data=st.data())
+    def use_reservation(self, index: int, data: st.DataObject) -> None:
+        token = data.draw(st.sampled_from(sorted(self.reserved)))
+        answer = self.clients[index].request(Method.ALLOCATE, UDP, (AttributeType.RESERVATION_TOKEN, token))
+        code = error_of(answer)
+        if index in self.model:
+            assert code == 437
+            return
+        if self.reserved[token].username != self.clients[index].credential.username:
+            assert code == 508
+            return
+        port = self.reserved.pop(token).port
+        if port in self.world.unbindable:
+            assert code == 508
+            return
+        assert code == 0
+        value = answer.get(AttributeType.XOR_RELAYED_ADDRESS)
+        assert value is not None
+        assert decode_xor_address(value, answer.transaction_id) == (ip_address(RELAYS[IPV4]), port)
+        self.model[index] = Model({IPV4: (port, self.now + 600)})
 
     @rule(index=clients, asked=st.sampled_from([0, 600, 1000]), named=st.sampled_from([None, IPV4, IPV6]))
     def refresh(self, index: int, asked: int, named: AddressFamily | None) -> None:
@@ -191,7 +236,7 @@ class RelayMachine(RuleBasedStateMachine):
             one.channels[number] = ((host, port), self.now + 600)
             one.permissions[host] = self.now + 300
 
-    @rule(seconds=st.sampled_from([1, 100, 299, 300, 599, 600]))
+    @rule(seconds=st.sampled_from([1, 29, 100, 299, 300, 599, 600]))
     def pass_time(self, seconds: int) -> None:
         self.world.tick(seconds)
         for client in self.clients:
@@ -239,13 +284,17 @@ class RelayMachine(RuleBasedStateMachine):
             assert {family: (known.address, known.expires_at) for family, known in relayed[index].items()} == expected
         for family in (IPV4, IPV6):
             assert table.ports[family].taken == self.taken(family)
-        assert table.relayed_count == sum(len(one.relayed) for one in self.model.values())
+        in_all = sum(len(one.relayed) for one in self.model.values()) + len(self.reserved)
+        assert table.relayed_count == in_all
+        reserved = {(one.port, one.expires_at) for one in self.reserved.values()}
+        assert {(one.port, one.expires_at) for one in table.reservations} == reserved
         flows = {flow.handle: {address[:2] for address in flow.relayed} for flow in self.world.forwarder}
         assert flows == {
             str(4000 + index): {(RELAYS[family], port) for family, (port, _) in one.relayed.items()}
             for index, one in self.model.items()
         }
         ends = [at for one in self.model.values() for _, at in one.relayed.values()]
+        ends += [one.expires_at for one in self.reserved.values()]
         deadline = self.world.server.next_deadline()
         assert (deadline is not None and deadline <= min(ends)) if ends else deadline is None
         for flow in self.world.forwarder:

@@ -21,13 +21,22 @@ def seeded() -> Random:
     return Random(7)  # noqa: S311 - the same in every run
 
 
-@given(st.integers(1024, 1100), st.integers(0, 12), st.lists(st.one_of(st.none(), st.booleans(), st.integers(0, 20))))
-def test_ports_are_taken_once_and_never_lost(first: int, more: int, steps: list[int | bool | None]) -> None:
+@given(
+    st.integers(1024, 1100),
+    st.integers(0, 12),
+    st.lists(st.one_of(st.none(), st.booleans(), st.just("pair"), st.integers(0, 20))),
+)
+def test_ports_are_taken_once_and_never_lost(first: int, more: int, steps: list[int | bool | str | None]) -> None:
     ports = PortRange(first, first + more, seeded())
     everything = set(range(first, first + more + 1))
     taken: list[int] = []
     for step in steps:
-        if step is None or isinstance(step, bool):
+        if isinstance(step, str):
+            port = ports.take_pair()
+            free = [one for one in everything - set(taken) if one % 2 == 0 and one + 1 in everything - set(taken)]
+            assert (port in free) if free else port is None
+            taken += [] if port is None else [port, port + 1]
+        elif step is None or isinstance(step, bool):
             even = bool(step)
             port = ports.take(even=even)
             free = [one for one in everything - set(taken) if not even or one % 2 == 0]

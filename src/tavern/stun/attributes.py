@@ -15,6 +15,7 @@ from tavern.stun.message import MAGIC_COOKIE, MalformedMessage
 
 _COOKIE = int.from_bytes(MAGIC_COOKIE, "big")
 _COOKIE_HIGH = _COOKIE >> 16
+RESERVATION_TOKEN_SIZE = 8  # bytes; RFC 8656 §18.10
 _MAX_REASON_BYTES = 763  # RFC 8489 §14.8
 
 
@@ -113,3 +114,10 @@ def decode_even_port(value: bytes) -> bool:
     if len(value) != 1:
         raise MalformedMessage("EVEN-PORT is not 1 byte")
     return value[0] & 0x80 != 0
+
+
+def decode_reservation_token(value: bytes) -> bytes:
+    """RESERVATION-TOKEN (RFC 8656 §18.10)."""
+    if len(value) != RESERVATION_TOKEN_SIZE:
+        raise MalformedMessage("RESERVATION-TOKEN is not 8 bytes")
+    return value

@@ -14,6 +14,7 @@ from tavern.stun.attributes import (
     decode_lifetime,
     decode_requested_family,
     decode_requested_transport,
+    decode_reservation_token,
     encode_address_error_code,
     encode_lifetime,
     encode_xor_address,
@@ -25,12 +26,18 @@ from tavern.turn.answers import ErrorCode, Refusal, UnknownAttributes, authentic
 from tavern.turn.auth import Identity
 from tavern.turn.commands import AddFlow, AddRelayedAddress, Effect, OpenRelaySocket
 from tavern.turn.five_tuple import FiveTuple
+from tavern.turn.reservations import Reservation
 from tavern.turn.sessions import Circles, Owner
 
 UDP_PROTOCOL = 17
 MAX_PORT_TRIES = 8  # ports of the range that other programs hold; more in a row means the range is not ours
+_NOT_WITH_A_TOKEN = (
+    AttributeType.EVEN_PORT,
+    AttributeType.REQUESTED_ADDRESS_FAMILY,
+    AttributeType.ADDITIONAL_ADDRESS_FAMILY,
+)
 # Known, comprehension-required, and not built: refused at their step rather than ignored (RFC 8656 §7.2).
-_UNSUPPORTED_IN_ALLOCATE = (AttributeType.DONT_FRAGMENT, AttributeType.RESERVATION_TOKEN)
+_UNSUPPORTED_IN_ALLOCATE = (AttributeType.DONT_FRAGMENT,)
 
 
 AllocateStep = tuple[list[Effect], bytes | None]
@@ -47,6 +54,10 @@ class PendingAllocation:
     identity: Identity
     lifetime_s: int
     even: bool
+    reserves_next: bool
+    """The port after the one that it gets is to be reserved."""
+    reservation: Reservation | None
+    """The port that it gets, and no other one."""
     client_is_own: bool
     families: list[AddressFamily]
     """Those without a port yet; the first one's is tried now."""
@@ -57,6 +68,11 @@ class PendingAllocation:
     failed_ports: list[int] = attrs.field(factory=list)
     opened: dict[AddressFamily, int] = attrs.field(factory=dict)
     """The ports that the driver opened."""
+
+    @property
+    def tried_ports(self) -> list[int]:
+        """The one that is tried now, with the one that is to be reserved."""
+        return [self.port, self.port + 1] if self.reserves_next else [self.port]
 
 
 class AllocateHandler:
@@ -89,24 +105,20 @@ class AllocateHandler:
         """The checks of §7.2, in its order."""
         if self._allocations.find(five_tuple) is not None:
             raise Refusal(ErrorCode.ALLOCATION_MISMATCH)
-        transport = request.get(AttributeType.REQUESTED_TRANSPORT)
-        if transport is None:
-            raise Refusal(ErrorCode.BAD_REQUEST)
-        if decode_requested_transport(transport) != UDP_PROTOCOL:
-            raise Refusal(ErrorCode.UNSUPPORTED_TRANSPORT)
-        if unsupported := [kind for kind in _UNSUPPORTED_IN_ALLOCATE if request.get(kind) is not None]:
-            raise UnknownAttributes([int(kind) for kind in unsupported])
-        families = self._asked_families(request)
-        lifetime_s = granted_lifetime_s(asked_lifetime_s(request))
+        _check_transport(request)
         key = _quota_key(identity, five_tuple)
-        if (code := self._full(key, 1)) is not None:
-            raise Refusal(code)
-        refused: dict[AddressFamily, ErrorCode] = {}
-        if len(families) == 2 and (code := self._additional_refused(key)) is not None:
-            refused[families.pop()] = code
+        reservation = self._asked_reservation(request, key)
+        families = self._asked_families(request) if reservation is None else [reservation.family]
+        lifetime_s = granted_lifetime_s(asked_lifetime_s(request))
         even = request.get(AttributeType.EVEN_PORT)
-        if even is not None and decode_even_port(even):
-            raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)  # the next port cannot be reserved: nothing reserves yet
+        reserves_next = even is not None and decode_even_port(even)
+        refused: dict[AddressFamily, ErrorCode] = {}
+        if reservation is not None:
+            self._allocations.reservations.remove(reservation)  # its port was counted already, and is this one's now
+        elif (code := self._full(key, 2 if reserves_next else 1)) is not None:
+            raise Refusal(code)
+        elif len(families) == 2 and (code := self._additional_refused(key)) is not None:
+            refused[families.pop()] = code
         self._last_id += 1
         pending = PendingAllocation(
             flow_id=self._last_id,
@@ -115,6 +127,8 @@ class AllocateHandler:
             identity=identity,
             lifetime_s=lifetime_s,
             even=even is not None,
+            reserves_next=reserves_next,
+            reservation=reservation,
             client_is_own=self._is_own(without_zone(five_tuple.client[0])),
             families=families,
             refused=refused,
@@ -131,8 +145,19 @@ class AllocateHandler:
     def relay_failed(self, flow_id: int, now: float) -> tuple[PendingAllocation, AllocateStep]:
         """Another port is tried, if there is one and not enough were tried; else that family cannot be granted."""
         pending = self._pending[flow_id]
-        pending.failed_ports.append(pending.port)
+        pending.failed_ports += pending.tried_ports
         return pending, self._proceed(pending, now)
+
+    def _asked_reservation(self, request: Message, key: QuotaKey) -> Reservation | None:
+        token = request.get(AttributeType.RESERVATION_TOKEN)
+        if token is None:
+            return None
+        if any(request.get(kind) is not None for kind in _NOT_WITH_A_TOKEN):
+            raise Refusal(ErrorCode.BAD_REQUEST)
+        reservation = self._allocations.reservations.find(decode_reservation_token(token), key)
+        if reservation is None:
+            raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
+        return reservation
 
     def _asked_families(self, request: Message) -> list[AddressFamily]:
         """One, or IPv4 and IPv6 for a dual allocation."""
@@ -182,15 +207,24 @@ class AllocateHandler:
         one again.
         """
         while len(pending.failed_ports) < MAX_PORT_TRIES:
-            port = self._allocations.ports[pending.families[0]].take(even=pending.even)
+            port = self._next_port(pending)
             if port is None:
                 break
-            is_this_clients = pending.client_is_own and port == pending.five_tuple.client[1]
-            if not is_this_clients and not self._allocations.is_own_clients_port(port):
-                pending.port = port
+            pending.port = port
+            if not any(self._is_own_clients(pending, one) for one in pending.tried_ports):
                 return True
-            pending.failed_ports.append(port)
+            pending.failed_ports += pending.tried_ports
         return False
+
+    def _next_port(self, pending: PendingAllocation) -> int | None:
+        if pending.reservation is not None:
+            return None if pending.failed_ports else pending.reservation.port
+        ports = self._allocations.ports[pending.families[0]]
+        return ports.take_pair() if pending.reserves_next else ports.take(even=pending.even)
+
+    def _is_own_clients(self, pending: PendingAllocation, port: int) -> bool:
+        is_this_clients = pending.client_is_own and port == pending.five_tuple.client[1]
+        return is_this_clients or self._allocations.is_own_clients_port(port)
 
     def _end_tries(self, pending: PendingAllocation) -> AddressFamily:
         """The family that was tried; the ports that failed are free again."""
@@ -216,7 +250,8 @@ class AllocateHandler:
             client_is_own=pending.client_is_own,
             create_transaction_id=pending.request.transaction_id,
         )
-        allocation.create_response = _allocate_response(pending, allocation)
+        token = self._reserve_next(pending, allocation, now) if pending.reserves_next else None
+        allocation.create_response = _allocate_response(pending, allocation, token)
         self._allocations.add(allocation)
         first, *second = (one.address for one in relayed.values())
         circles = None if allocation.owner is None else self._circles(allocation.owner)
@@ -225,6 +260,21 @@ class AllocateHandler:
         ]
         effects += [AddRelayedAddress(allocation.id, address) for address in second]
         return effects, allocation.create_response
+
+    def _reserve_next(self, pending: PendingAllocation, allocation: Allocation, now: float) -> bytes:
+        [(family, port)] = pending.opened.items()
+        reservations = self._allocations.reservations
+        return reservations.add(allocation.quota_key, allocation.owner, family, port + 1, now).token
+
+
+def _check_transport(request: Message) -> None:
+    transport = request.get(AttributeType.REQUESTED_TRANSPORT)
+    if transport is None:
+        raise Refusal(ErrorCode.BAD_REQUEST)
+    if decode_requested_transport(transport) != UDP_PROTOCOL:
+        raise Refusal(ErrorCode.UNSUPPORTED_TRANSPORT)
+    if unsupported := [kind for kind in _UNSUPPORTED_IN_ALLOCATE if request.get(kind) is not None]:
+        raise UnknownAttributes([int(kind) for kind in unsupported])
 
 
 def _quota_key(identity: Identity, five_tuple: FiveTuple) -> QuotaKey:
@@ -250,7 +300,7 @@ def asked_lifetime_s(request: Message) -> int | None:
     return None if value is None else decode_lifetime(value)
 
 
-def _allocate_response(pending: PendingAllocation, allocation: Allocation) -> bytes:
+def _allocate_response(pending: PendingAllocation, allocation: Allocation, token: bytes | None) -> bytes:
     transaction_id = pending.request.transaction_id
     host, port = pending.five_tuple.client
     relayed = [(ip_address(one.address[0]), one.address[1]) for one in allocation.relayed.values()]
@@ -260,6 +310,7 @@ def _allocate_response(pending: PendingAllocation, allocation: Allocation) -> by
         *((AttributeType.XOR_RELAYED_ADDRESS, encode_xor_address(*one, transaction_id)) for one in relayed),
         (AttributeType.LIFETIME, encode_lifetime(pending.lifetime_s)),
         (AttributeType.XOR_MAPPED_ADDRESS, encode_xor_address(without_zone(host), port, transaction_id)),
+        *(() if token is None else ((AttributeType.RESERVATION_TOKEN, token),)),
         *((AttributeType.ADDRESS_ERROR_CODE, value) for value in refused),
         key=pending.identity.key,
     )

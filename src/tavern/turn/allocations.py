@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from random import Random
 
 from tavern.addresses import IPAddress, SocketAddress
 from tavern.stun.attributes import AddressFamily
@@ -12,6 +13,7 @@ from tavern.turn.commands import Effect, RemoveFlow, RemoveRelayedAddress
 from tavern.turn.expiry import ExpiryQueue
 from tavern.turn.five_tuple import FiveTuple
 from tavern.turn.ports import PortRange
+from tavern.turn.reservations import Reservation, Reservations
 from tavern.turn.sessions import Owner
 
 # A sweep looks at all that an allocation holds, a thousand entries at most, so that it must not come for each of them.
@@ -22,9 +24,10 @@ _SWEEP_INTERVAL_S = 30
 class AllocationTable:
     """The live allocations. Each relayed address holds exactly one port of its family's range, until it is released."""
 
-    def __init__(self, ports: Mapping[AddressFamily, PortRange]) -> None:
-        """`ports` has an entry for each family that is served."""
+    def __init__(self, ports: Mapping[AddressFamily, PortRange], random: Random) -> None:
+        """`ports` has an entry for each family that is served. `random` draws the tokens of reservations."""
         self.ports = ports
+        self.reservations = Reservations(random)
         self._by_five_tuple: dict[FiveTuple, Allocation] = {}
         self._by_id: dict[int, Allocation] = {}
         self._by_relayed: dict[SocketAddress, Allocation] = {}
@@ -47,12 +50,12 @@ class AllocationTable:
 
     @property
     def relayed_count(self) -> int:
-        """How many relayed addresses live: each has a socket."""
-        return len(self._by_relayed)
+        """How many relayed addresses live or are reserved: each has a socket, or will have one."""
+        return len(self._by_relayed) + len(self.reservations)
 
     def held_by(self, key: QuotaKey) -> int:
-        """How many relayed addresses this user has from there."""
-        return self._held[key]
+        """How many relayed addresses this user has from there, with those that are reserved for it."""
+        return self._held[key] + self.reservations.held_by(key)
 
     def of_owner(self, owner: Owner) -> tuple[Allocation, ...]:
         """All that this owner has, by whatever five-tuples."""
@@ -134,11 +137,19 @@ class AllocationTable:
             allocation.none_expires_before = expires_at
             self._sweeps.set(allocation.id, expires_at)
 
+    def drop_reservations(self, owner: Owner) -> None:
+        """The ports that are reserved for this owner are free."""
+        for reservation in self.reservations.of_owner(owner):
+            self._drop_reservation(reservation)
+
+    def _drop_reservation(self, reservation: Reservation) -> None:
+        self.reservations.remove(reservation)
+        self.ports[reservation.family].release(reservation.port)
+
     def next_deadline(self) -> float | None:
-        """When the next allocation expires or is due for `to_sweep`."""
-        return min(
-            (at for at in (self._expiry.next_deadline(), self._sweeps.next_deadline()) if at is not None), default=None
-        )
+        """When the next allocation or reservation expires or is due for `to_sweep`."""
+        deadlines = (self._expiry.next_deadline(), self._sweeps.next_deadline(), self.reservations.next_deadline())
+        return min((at for at in deadlines if at is not None), default=None)
 
     def to_sweep(self, now: float) -> Iterator[Allocation]:
         """The allocations that may hold what has expired; the taker drops it before it asks for the next one.
@@ -152,7 +163,9 @@ class AllocationTable:
                 self._sweeps.set(key, max(allocation.none_expires_before, now + _SWEEP_INTERVAL_S))
 
     def release_expired(self, now: float) -> list[Effect]:
-        """Releases every relayed address whose time has come, and returns what tells the data path."""
+        """Releases every relayed address and reserved port whose time has come; what tells the data path."""
+        for reservation in self.reservations.expired(now):
+            self._drop_reservation(reservation)
         effects: list[Effect] = []
         for key in self._expiry.pop_expired(now):
             allocation = self._by_id[key]

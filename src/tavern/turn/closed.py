@@ -135,6 +135,7 @@ class ClosedRelay:
 
     def _end_all(self, owner: Owner) -> tuple[list[Effect], set[SocketAddress]]:
         """Ends the owner's allocations; the commands, and the relayed addresses that are gone."""
+        self._allocations.drop_reservations(owner)
         allocations = self._allocations.of_owner(owner)
         relayed = {one.address for allocation in allocations for one in allocation.relayed.values()}
         for allocation in allocations:

@@ -32,7 +32,7 @@ from tavern.turn.reach import Reach
 from tavern.turn.requests import RequestHandler
 from tavern.turn.retransmissions import AnswerMemory
 
-# DONT-FRAGMENT and RESERVATION-TOKEN are among them to be refused at their step of Allocate (RFC 8656 §7.2).
+# DONT-FRAGMENT is among them to be refused at its step of Allocate (RFC 8656 §7.2).
 _KNOWN_ATTRIBUTES = frozenset(kind.value for kind in AttributeType)
 _TURN_METHODS = frozenset({Method.ALLOCATE, Method.REFRESH, Method.CREATE_PERMISSION, Method.CHANNEL_BIND})
 
@@ -85,7 +85,7 @@ class TurnServer:
     def __init__(
         self, config: TurnConfig, *, random: Random, nonce_key: bytes, is_local: Callable[[IPAddress], bool]
     ) -> None:
-        """`random` draws relay ports: a SystemRandom outside of tests. `nonce_key`: 16 random bytes or more.
+        """`random` draws relay ports and tokens: a SystemRandom outside of tests. `nonce_key`: 16 random bytes or more.
 
         `is_local` asks the kernel whether an address is this machine's own, listed by an interface or not.
         """
@@ -93,7 +93,7 @@ class TurnServer:
         self.credentials = Credentials(config.realm, config.secrets, config.legacy_secret)
         self.limiter = UnauthenticatedLimiter(config.unauthenticated_rate)
         self._stale_answers = TokenBuckets(config.unauthenticated_rate, config.unauthenticated_rate * BURST_S)
-        self.allocations = AllocationTable(_port_ranges(config, random))
+        self.allocations = AllocationTable(_port_ranges(config, random), random)
         self._realm = config.realm.encode()
         self._nonces = Nonces(nonce_key)
         self._answers = AnswerMemory()
