@@ -122,9 +122,12 @@ def test_all_wrong_values_are_told_at_once() -> None:
 
 def test_the_secret_is_not_printed() -> None:
     with pytest.raises(SettingsError) as raised:
-        load_settings({"TAVERN_TURN_SECRET": "hunter2\x00"})
+        load_settings({"TAVERN_TURN_SECRET": "hunter2\x00", "TAVERN_TURN_PREVIOUS_SECRET": "hunter2\x00"})
     assert "hunter2" not in str(raised.value)
-    assert "hunter2hunter2" not in str(load_settings({"TAVERN_TURN_SECRET": "hunter2hunter2"}))
+    shown = str(
+        load_settings({"TAVERN_TURN_SECRET": "hunter2hunter2", "TAVERN_TURN_PREVIOUS_SECRET": "hunter2hunter2"})
+    )
+    assert "hunter2hunter2" not in shown
 
 
 @pytest.mark.parametrize(
@@ -134,6 +137,7 @@ def test_the_secret_is_not_printed() -> None:
         ({"TAVERN_TLS_CERT": "/cert.pem"}, "TAVERN_TLS_KEY"),
         ({"TAVERN_TLS_KEY": "/key.pem"}, "TAVERN_TLS_CERT"),
         ({"TAVERN_DOMAIN": "tavern.example.com", "TAVERN_TURN_SECRET": DEV_SECRET}, "TAVERN_TURN_SECRET"),
+        ({"TAVERN_TURN_PREVIOUS_SECRET": DEV_SECRET}, "TAVERN_TURN_PREVIOUS_SECRET"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(environment: dict[str, str], named: str) -> None:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from tavern.config import load_settings
+from tavern.config import DEV_SECRET, load_settings
 from tavern.errors import StartupError
 from tavern.startup import Decisions, decide, tls_context
 
@@ -127,9 +127,39 @@ async def test_without_a_home_a_server_starts_that_needs_no_directory(tmp_path: 
     await decided(TAVERN_STORE="memory")
     await decided(TAVERN_STORE="memory", TAVERN_DOMAIN="tavern.example.com", TAVERN_TURN_SECRET="s" * 16)
     kept = await decided(TAVERN_DB_PATH=str(tmp_path / "tavern.db"), TAVERN_DOMAIN="tavern.example.com")
-    assert kept.turn_secret == (tmp_path / "turn-secret").read_text().strip()
+    assert kept.turn_secrets == ((tmp_path / "turn-secret").read_text().strip(),)
     kept = await decided(XDG_DATA_HOME=str(tmp_path))
     assert kept.db_path == tmp_path / "tavern" / "tavern.db"
+
+
+SET, BEFORE = "s" * 16, "p" * 16
+
+
+@pytest.mark.parametrize(
+    ("given", "secrets", "static"),
+    [
+        ({"TAVERN_TURN_SECRET": SET}, (SET,), True),
+        ({"TAVERN_TURN_SECRET": SET, "TAVERN_TURN_PREVIOUS_SECRET": BEFORE}, (SET, BEFORE), True),
+        ({"TAVERN_TURN_SECRET": SET, "TAVERN_TURN_REST": "off"}, (SET,), False),
+        ({"TAVERN_TURN_PREVIOUS_SECRET": BEFORE}, (None, BEFORE), True),
+        ({"TAVERN_TURN_SECRET": DEV_SECRET}, (None,), False),
+        ({}, (None,), False),
+    ],
+)
+async def test_only_an_operators_own_secret_lets_others_compute_credentials(
+    given: dict[str, str], secrets: tuple[str | None, ...], static: bool
+) -> None:
+    decisions = await decided(TAVERN_STORE="memory", **given)
+    assert decisions.static_credentials is static
+    assert len(decisions.turn_secrets) == len(secrets)
+    for found, expected in zip(decisions.turn_secrets, secrets, strict=True):
+        assert found == expected if expected else found not in {SET, BEFORE, DEV_SECRET}
+
+
+async def test_a_secret_that_was_made_for_this_run_is_another_each_time() -> None:
+    one, two = await decided(TAVERN_STORE="memory"), await decided(TAVERN_STORE="memory")
+    assert one.turn_secrets != two.turn_secrets
+    assert len(one.turn_secrets[0]) >= 40
 
 
 @pytest.mark.usefixtures("homeless")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tavern.addresses import IPAddress, SocketAddress, format_socket_address
-from tavern.config import Settings
+from tavern.config import DEV_SECRET, Settings
 from tavern.startup import Decisions, running_as_root
 
 _ANYWHERE = ("0.0.0.0", "::")
@@ -59,10 +59,10 @@ def _warnings(settings: Settings, decisions: Decisions) -> Iterator[str]:
             "browsers give a microphone only to https pages and to localhost: for other machines set TAVERN_TLS_CERT "
             "and TAVERN_TLS_KEY, or put a proxy with https in front"
         )
-    if decisions.secret_is_public:
+    if settings.turn_secret == DEV_SECRET:
         yield (
-            "the TURN secret is the well-known development one, so anyone who reaches the relay can use it: on the "
-            "internet set TAVERN_DOMAIN (a secret is then made and kept) or TAVERN_TURN_SECRET"
+            "TAVERN_TURN_SECRET is the development secret that everybody knows: it serves old clients only; unset "
+            "it, or set your own"
         )
     elif settings.turn_secret is not None and len(settings.turn_secret) < 16:
         yield "TAVERN_TURN_SECRET is short and may be guessed: 16 characters or more, or unset it and one is made"
@@ -73,7 +73,7 @@ def _warnings(settings: Settings, decisions: Decisions) -> Iterator[str]:
         )
     for network in settings.turn_allow_peers:
         if not network.is_global:
-            yield f"TAVERN_TURN_ALLOW_PEERS lets everyone who can use the relay reach {network}"
+            yield f"TAVERN_TURN_ALLOW_PEERS lets the relay reach {network}, where somebody in the call says he is there"
     for network in settings.trusted_proxies:
         if network.prefixlen == 0:
             yield f"TAVERN_TRUSTED_PROXIES={network} believes whatever address a client claims; limits are then useless"

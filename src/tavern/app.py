@@ -13,7 +13,7 @@ import trio
 
 from tavern.addresses import SocketAddress
 from tavern.announcement import announcement
-from tavern.config import Settings, host_without_port
+from tavern.config import DEV_SECRET, Settings, host_without_port
 from tavern.errors import StartupError
 from tavern.logs import log_event
 from tavern.metrics import Metrics
@@ -22,7 +22,6 @@ from tavern.signaling import ice
 from tavern.signaling.limits import AddressLimit
 from tavern.signaling.registry import Registry
 from tavern.signaling.session import Signaling
-from tavern.signaling.transport import Transport
 from tavern.startup import Decisions, decide
 from tavern.store.base import Store
 from tavern.store.memory import MemoryStore
@@ -166,7 +165,7 @@ class _Server:
     def __init__(self, settings: Settings, store: Store, relay: Relay, *, turn_port: int) -> None:
         self.draining = False
         self.metrics = Metrics(trio.current_time())
-        self.registry = Registry(self.metrics)
+        self.registry = Registry(self.metrics, relay)
         self._settings = settings
         self._store = store
         self._relay = relay
@@ -184,7 +183,7 @@ class _Server:
         health = Health(lambda: self.draining, self._store.tavern_count, self._metrics_answer)
         return Door(
             app=make_app(health),
-            serve_peer=self._serve_peer,
+            serve_peer=self._signaling.serve,
             metrics=self.metrics,
             limits=WebSocketLimits(
                 ping_interval_s=settings.heartbeat_interval_s,
@@ -196,17 +195,9 @@ class _Server:
             tls=decisions.tls,
         )
 
-    async def _serve_peer(self, transport: Transport) -> None:
-        # The relay answers those who are signaling even while somebody floods it from elsewhere.
-        self._relay.signaling_connected(transport.client_host)
-        try:
-            await self._signaling.serve(transport)
-        finally:
-            self._relay.signaling_disconnected(transport.client_host)
-
     def _ice_servers(self, host_header: str, peer_id: str) -> dict[str, object]:
         settings = self._settings
-        credential = self._relay.mint_credential(peer_id, ice.TURN_CREDENTIAL_LIFETIME_S)
+        credential = self._relay.session_credential(peer_id, ice.TURN_CREDENTIAL_LIFETIME_S)
         # While no domain is set, the name by which this client found us is one that works for it.
         host = (settings.is_local and host_without_port(host_header)) or settings.domain
         return ice.ice_servers_message(settings.ice_urls or ice.own_urls(host, self._turn_port), credential)
@@ -231,9 +222,12 @@ def _relay_config(settings: Settings, decisions: Decisions) -> RelayConfig:
         min_relay_port=settings.turn_min_port,
         max_relay_port=settings.turn_max_port,
         realm=settings.domain,
-        secrets=(decisions.turn_secret,),
+        secrets=decisions.turn_secrets,
+        legacy_secret=DEV_SECRET if settings.legacy_turn else None,
+        static_credentials=decisions.static_credentials,
         advertised_addresses=decisions.advertised_addresses,
         allow_peers=settings.turn_allow_peers,
+        deny_peers=settings.turn_deny_peers,
         user_quota=settings.turn_user_quota,
         max_allocations=decisions.max_allocations,
         unauthenticated_rate=settings.turn_401_rate,

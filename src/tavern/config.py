@@ -27,12 +27,14 @@ DEV_SECRET = "tavern-dev-secret"  # noqa: S105  public on purpose: clients in pe
 StoreKind = Literal["sqlite", "memory"]
 LogLevel = Literal["trace", "debug", "info", "warn", "error"]
 
+SECRETS = frozenset({"TAVERN_TURN_SECRET", "TAVERN_TURN_PREVIOUS_SECRET"})
+"""Settings whose values are not shown."""
 _LIMIT = 2**31 - 1  # the ceiling that the protocol promises for its limits
 
 
 def _setting(variable: str, default: Any, parse: Parser, help_text: str, *, shown_default: str | None = None) -> Any:
     metadata = {"variable": variable, "parse": parse, "help": help_text, "default": shown_default or str(default)}
-    return attrs.field(default=default, metadata=metadata, repr=variable != "TAVERN_TURN_SECRET")
+    return attrs.field(default=default, metadata=metadata, repr=variable not in SECRETS)
 
 
 @attrs.frozen(kw_only=True)
@@ -54,6 +56,27 @@ class Settings:
         "secret behind TURN credentials",
         shown_default="made and kept by itself",
     )
+    turn_previous_secret: str | None = _setting(
+        "TAVERN_TURN_PREVIOUS_SECRET",
+        None,
+        values.secret,
+        "accepted beside it while it is being replaced",
+        shown_default="none",
+    )
+    turn_rest: bool = _setting(
+        "TAVERN_TURN_REST",
+        True,
+        values.on_off,
+        "credentials computed from a secret that you set are accepted (on, off)",
+        shown_default="on",
+    )
+    legacy_turn: bool = _setting(
+        "TAVERN_LEGACY_TURN",
+        True,
+        values.on_off,
+        "old clients' built-in TURN credentials are accepted (on, off)",
+        shown_default="on",
+    )
     domain: str = _setting("TAVERN_DOMAIN", "localhost", values.domain, "name that people reach this server by")
     turn_port: int = _setting("TAVERN_TURN_PORT", 3478, values.integer(0, 65535), "STUN/TURN port (0: any free)")
     turn_min_port: int = _setting("TAVERN_TURN_MIN_PORT", 49152, values.integer(1024, 65535), "first relay port")
@@ -72,6 +95,9 @@ class Settings:
         "TAVERN_TURN_ALLOW_PEERS", (), values.networks, "ranges the relay may reach besides the public internet",
         shown_default="none",
     )  # fmt: skip
+    turn_deny_peers: tuple[IPNetwork, ...] = _setting(
+        "TAVERN_TURN_DENY_PEERS", (), values.networks, "ranges the relay never reaches", shown_default="none"
+    )
     turn_user_quota: int = _setting(
         "TAVERN_TURN_USER_QUOTA", 128, values.integer(1, _LIMIT), "relay allocations per user and address"
     )
@@ -174,7 +200,7 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         with_notes, _without = group.group_exceptions()
         for error, note in with_notes:
             variable = variables[note.name]
-            shown = "(not shown)" if variable == "TAVERN_TURN_SECRET" else given[variable]  # this ends up in logs
+            shown = "(not shown)" if variable in SECRETS else given[variable]  # this ends up in logs
             problems.append(SettingsProblem(variable, shown, str(error)))
         raise SettingsError(tuple(problems)) from None
     problems.extend(_contradictions(settings, given))
@@ -197,6 +223,9 @@ def _contradictions(settings: Settings, given: Mapping[str, str]) -> list[Settin
     for one, other in (("TAVERN_TLS_CERT", "TAVERN_TLS_KEY"), ("TAVERN_TLS_KEY", "TAVERN_TLS_CERT")):
         if one in given and other not in given:
             problems.append(SettingsProblem(other, "", f"must be set as well, since {one} is"))
+    if settings.turn_previous_secret == DEV_SECRET:
+        allowed = "everybody knows this secret: leave it out, TAVERN_LEGACY_TURN is for the clients that carry it"
+        problems.append(SettingsProblem("TAVERN_TURN_PREVIOUS_SECRET", DEV_SECRET, allowed))
     if settings.turn_secret == DEV_SECRET and not settings.is_local:
         problems.append(
             SettingsProblem(

@@ -45,6 +45,12 @@ def one_of(*choices: str) -> Parser:
     return parse
 
 
+def on_off(text: str) -> bool:
+    if text.lower() not in {"on", "off"}:
+        raise ValueError("must be on or off")
+    return text.lower() == "on"
+
+
 def _names_no_machine(address: IPAddress) -> bool:
     """Whether it stands for many machines: nobody has it, and nobody can be sent there."""
     return address.is_multicast or str(address) == "255.255.255.255"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import secrets
 import socket
 import ssl
 from collections.abc import Mapping
@@ -24,14 +25,17 @@ DNS_TIMEOUT_S = 5.0
 _RESERVED_DESCRIPTORS = 64
 """For the database, listeners, logs and whatever Python opens."""
 _ASSUMED_DESCRIPTORS = 1024
+_SECRET_BYTES = 32
 
 
 @attrs.frozen(kw_only=True)
 class Decisions:
     """The settings' open ends, decided."""
 
-    turn_secret: str = attrs.field(repr=False)
-    secret_is_public: bool
+    turn_secrets: tuple[str, ...] = attrs.field(repr=False)
+    """The first mints; none of them is the one that old clients carry."""
+    static_credentials: bool
+    """Whether credentials that somebody computed from them are accepted."""
     db_path: Path | None
     """None in memory mode."""
     advertised_addresses: tuple[IPAddress, ...]
@@ -45,14 +49,12 @@ async def decide(settings: Settings, environment: Mapping[str, str]) -> Decision
     """Raises SettingsError or StartupError for what cannot work; makes the secret's file where one is needed."""
     db_path = _db_path(settings, environment)
     tls = tls_context(settings)
-    secret = settings.turn_secret
-    if secret is None:
-        secret = DEV_SECRET if settings.is_local else load_or_create_secret(_secret_path(db_path, environment))
+    turn_secrets = _turn_secrets(settings, db_path, environment)
     advertised, warnings = await advertised_addresses(settings)
     descriptors = raise_descriptor_limit() - _RESERVED_DESCRIPTORS
     return Decisions(
-        turn_secret=secret,
-        secret_is_public=secret == DEV_SECRET,
+        turn_secrets=turn_secrets,
+        static_credentials=settings.turn_rest and any(_operators_secrets(settings)),
         db_path=db_path,
         advertised_addresses=advertised,
         tls=tls,
@@ -61,6 +63,22 @@ async def decide(settings: Settings, environment: Mapping[str, str]) -> Decision
         max_allocations=max(descriptors // 2, 16),
         warnings=warnings,
     )
+
+
+def _operators_secrets(settings: Settings) -> tuple[str, ...]:
+    """Those that were set, without the one that everybody knows."""
+    given = (settings.turn_secret, settings.turn_previous_secret)
+    return tuple(secret for secret in given if secret is not None and secret != DEV_SECRET)
+
+
+def _turn_secrets(settings: Settings, db_path: Path | None, environment: Mapping[str, str]) -> tuple[str, ...]:
+    given = _operators_secrets(settings)
+    if settings.turn_secret in given:
+        return given
+    if settings.is_local:
+        # Credentials end with their sessions, and these with the process: nothing is gained by keeping it.
+        return (secrets.token_urlsafe(_SECRET_BYTES), *given)
+    return (load_or_create_secret(_secret_path(db_path, environment)), *given)
 
 
 def _db_path(settings: Settings, environment: Mapping[str, str]) -> Path | None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from tests.relay.conftest import static_credential
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
@@ -134,7 +136,7 @@ asyncio.run(asyncio.wait_for(main(), 25))
 
 
 async def test_two_aioice_clients_talk_relay_to_relay(running: Running) -> None:
-    credential = running.relay.mint_credential("aioice", 600)
+    credential = static_credential("aioice")
     port = str(running.port)
     output = await output_of(
         sys.executable, "-W", "ignore", "-c", AIOICE, port, credential.username, credential.password

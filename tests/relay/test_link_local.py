@@ -25,7 +25,7 @@ import socket
 from ipaddress import ip_address
 import trio
 from tavern.stun.message import MessageClass
-from tests.relay.conftest import TurnClient, start
+from tests.relay.conftest import TurnClient, start, static_credential
 
 async def main():
     async with start(hosts=("::",), advertised_addresses=(ip_address("127.0.0.1"),)) as running:
@@ -35,7 +35,7 @@ async def main():
             scope = socket.if_nametoindex(name)
             sock = trio.socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
             await sock.bind(("fe80::7", 0, 0, scope))
-            client = TurnClient(sock, ("fe80::7", running.port, 0, scope), running.relay.mint_credential(name, 600))
+            client = TurnClient(sock, ("fe80::7", running.port, 0, scope), static_credential(name))
             assert (await client.binding()).message_class is MessageClass.SUCCESS
             relayed = await client.allocate()
             assert (await client.bind(0x4000, peer.getsockname())).message_class is MessageClass.SUCCESS

@@ -327,13 +327,13 @@ async def test_signaling_addresses_have_a_bucket_of_their_own(start_relay: Start
         with trio.fail_after(5):
             while running.relay.statistics().unauthenticated_suppressed < 40:
                 await trio.lowlevel.checkpoint()
-        running.relay.signaling_connected("127.0.0.1")
+        running.relay.session_opened("ada", "127.0.0.1")
         before = running.relay.statistics().unauthenticated_answers
         await client.send(request)
         with trio.fail_after(5):
             while running.relay.statistics().unauthenticated_answers == before:
                 await trio.lowlevel.checkpoint()
-        running.relay.signaling_disconnected("127.0.0.1")
+        running.relay.session_lost("ada")
 
 
 def test_statistics_before_the_start_are_zero() -> None:

@@ -134,7 +134,7 @@ def test_leaving_tells_the_others_once_and_only_of_the_channel_one_is_in(presenc
     assert sent(presence.leave_channel(bob, "t", "c")) == [(["id-a"], left)]
     assert presence.leave_channel(bob, "t", "c") == []
     assert presence.disconnect(bob) == []
-    [emptied] = presence.disconnect(alice)
+    [_moved, emptied] = presence.disconnect(alice)
     assert isinstance(emptied, RoomEmptied)
     assert presence.rooms == {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,9 @@ import pytest
 import trio
 import trio.testing
 
+from tavern.addresses import IPAddress
 from tavern.metrics import Metrics
+from tavern.signaling.ice import REFRESH_MARGIN_S, TURN_CREDENTIAL_LIFETIME_S
 from tavern.signaling.limits import AddressLimit
 from tavern.signaling.messages import Identity
 from tavern.signaling.registry import Registry
@@ -25,13 +27,45 @@ UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 ISO_MS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
+class Observed:
+    """What the relay would be told, in order; peers by the order of their coming."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[object, ...]] = []
+        self._names: dict[str, int] = {}
+
+    def _name(self, peer_id: str) -> int:
+        return self._names.setdefault(peer_id, len(self._names))
+
+    def session_opened(self, peer_id: str, host: str) -> None:
+        self.events.append(("opened", self._name(peer_id), host))
+
+    def session_moved(self, peer_id: str, group: Hashable | None) -> None:
+        self.events.append(("moved", self._name(peer_id), group))
+
+    def addresses_announced(self, peer_id: str, receiver_ids: Sequence[str], addresses: frozenset[IPAddress]) -> None:
+        heard = tuple(self._name(receiver) for receiver in receiver_ids)
+        self.events.append(("announced", self._name(peer_id), heard, tuple(sorted(map(str, addresses)))))
+
+    def session_lost(self, peer_id: str) -> None:
+        self.events.append(("lost", self._name(peer_id)))
+
+    def session_revoked(self, peer_id: str) -> None:
+        self.events.append(("revoked", self._name(peer_id)))
+
+    def take(self) -> list[tuple[object, ...]]:
+        events, self.events = self.events, []
+        return events
+
+
 class Lab:
     """Signaling on memory: sessions run in one nursery."""
 
     def __init__(self, nursery: trio.Nursery, store: MemoryStore, **limits: int) -> None:
         self.nursery = nursery
         self.store = store
-        self.registry = Registry(Metrics(trio.current_time()))
+        self.observed = Observed()
+        self.registry = Registry(Metrics(trio.current_time()), self.observed)
         self.signaling = Signaling(
             registry=self.registry,
             store=store,
@@ -448,3 +482,106 @@ async def test_the_create_limit_counts_an_ipv6_network_as_one_client(autojump_cl
         assert (await neighbour.hear("error"))["code"] == "rate-limited"
         await lab.tavern(lab.connect("2001:db8:1:3::1"))
         nursery.cancel_scope.cancel()
+
+
+# What the relay is told
+
+
+CANDIDATE = "candidate:1 1 udp 2122260223 9.8.7.6 5000 typ host"
+
+
+async def test_the_relay_is_told_who_is_with_whom(lab: Lab) -> None:
+    tavern = await lab.tavern(lab.connect())
+    general = ("tavern", tavern["id"], tavern["channels"][0]["id"])
+    lab.observed.take()
+    ada = await lab.join(tavern, "a")
+    ben = await lab.join(tavern, "b")
+    assert lab.observed.take() == [
+        ("opened", 1, "192.0.2.7"),
+        ("moved", 1, general),
+        ("opened", 2, "192.0.2.7"),
+        ("moved", 2, general),
+    ]
+    ada.say({"type": "leave-channel", "tavernId": tavern["id"], "channelId": tavern["channels"][0]["id"]})
+    await ben.hear("peer-left-channel")
+    ada.say({"type": "join", "room": "cellar"})
+    await ada.hear("peer-joined-channel")
+    await ada.hear("peer-list")
+    assert lab.observed.take() == [("moved", 1, None), ("moved", 1, ("legacy", "cellar", "cellar"))]
+
+
+async def test_moving_from_one_channel_to_another_is_leaving_first(lab: Lab) -> None:
+    tavern = await lab.tavern(lab.connect())
+    ada = await lab.join(tavern, "a")
+    ada.say({"type": "create-channel", "tavernId": tavern["id"], "name": "Cellar"})
+    channel = (await ada.hear("channel-created"))["channel"]
+    lab.observed.take()
+    ada.say({**join(tavern, "a"), "channelId": channel["id"]})
+    await ada.hear("channel-joined")
+    assert lab.observed.take() == [("moved", 1, None), ("moved", 1, ("tavern", tavern["id"], channel["id"]))]
+    ada.say({**join(tavern, "a"), "channelId": channel["id"]})
+    await ada.hear("channel-joined")
+    assert lab.observed.take() == [], "it was there already"
+
+
+async def test_the_relay_hears_of_addresses_before_who_is_told_them(lab: Lab) -> None:
+    tavern = await lab.tavern(lab.connect())
+    ada, ben, cleo = [await lab.join(tavern, key) for key in "abc"]
+    lab.observed.take()
+    ada.say({"type": "ice-candidate", "target": "b", "candidate": CANDIDATE})
+    await ben.hear("peer-joined-channel")
+    await ben.hear("ice-candidate")
+    ada.say({"type": "offer", "sdp": f"v=0\r\na={CANDIDATE}\r\n"})
+    await cleo.hear("offer")
+    ada.say({"type": "ice-candidate", "target": "nobody", "candidate": CANDIDATE})
+    ada.say({"type": "ice-candidate", "target": "b", "candidate": "end"})
+    await ben.hear("offer")
+    await ben.hear("ice-candidate")
+    assert lab.observed.take() == [
+        ("announced", 1, (2,), ("9.8.7.6",)),
+        ("announced", 1, (2, 3), ("9.8.7.6",)),
+    ]
+
+
+async def test_a_lost_connection_is_out_of_the_call_and_lost_once(lab: Lab) -> None:
+    tavern = await lab.tavern(lab.connect())
+    ada, ben = await lab.join(tavern, "a"), await lab.join(tavern, "b")
+    lab.observed.take()
+    ada.hang_up()
+    await ben.hear("peer-left-channel")
+    await trio.testing.wait_all_tasks_blocked()
+    assert lab.observed.take() == [("moved", 1, None), ("lost", 1)]
+
+
+async def test_a_replaced_session_is_revoked_and_not_lost_besides(lab: Lab) -> None:
+    tavern = await lab.tavern(lab.connect())
+    ada = await lab.join(tavern, "a")
+    lab.observed.take()
+    await lab.join(tavern, "a")
+    await ada.hear("session-replaced")
+    await trio.testing.wait_all_tasks_blocked()
+    events = lab.observed.take()
+    assert [event[:2] for event in events] == [("opened", 2), ("moved", 1), ("revoked", 1), ("moved", 2)]
+    assert events[1] == ("moved", 1, None)
+
+
+# ICE servers
+
+
+async def test_who_asked_once_for_ice_servers_gets_new_ones_in_time(lab: Lab, autojump_clock: object) -> None:
+    other = lab.connect()
+    await trio.testing.wait_all_tasks_blocked()
+    client = lab.connect()
+    client.say({"type": "get-ice-servers"})
+    await client.hear("ice-servers")
+    start = trio.current_time()
+    client.say({"type": "get-ice-servers"})
+    await client.hear("ice-servers")
+    for _ in range(3):
+        await client.hear("ice-servers")
+    passed_s = trio.current_time() - start
+    assert passed_s == pytest.approx(3 * (TURN_CREDENTIAL_LIFETIME_S - REFRESH_MARGIN_S), abs=1)
+    assert other.heard_nothing()
+    client.hang_up()
+    await trio.testing.wait_all_tasks_blocked()
+    assert lab.observed.take()[-1] == ("lost", 1)

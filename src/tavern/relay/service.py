@@ -1,4 +1,4 @@
-"""The relay as the app sees it: it starts, runs until cancelled, mints credentials and counts."""
+"""The relay as the app sees it: it starts, runs until cancelled, mints credentials for sessions and counts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network
 
 import attrs
@@ -48,10 +48,16 @@ class RelayConfig:
     realm: str
     secrets: tuple[str, ...] = attrs.field(repr=False)
     """At least one; the first mints, all verify."""
+    legacy_secret: str | None = attrs.field(default=None, repr=False)
+    """What old clients carry; None: they are refused."""
+    static_credentials: bool = True
+    """Whether credentials that somebody computed from `secrets` are accepted, under the general policy."""
     advertised_addresses: tuple[IPAddress, ...]
     """What relayed addresses carry: at most one IPv4 and one IPv6."""
     allow_peers: tuple[IPv4Network | IPv6Network, ...] = ()
     """Ranges that the relay sends to although the policy denies them."""
+    deny_peers: tuple[IPv4Network | IPv6Network, ...] = ()
+    """Ranges that the relay never sends to."""
     user_quota: int
     """Relayed addresses per user; a dual allocation has two."""
     max_allocations: int
@@ -78,6 +84,14 @@ class RelayStatistics:
     """Not sent: the source's limit was reached."""
 
 
+@attrs.frozen
+class _Session:
+    """What the relay calls one signaling connection, and where that comes from."""
+
+    id: str
+    host: str
+
+
 class Relay:
     """STUN and TURN over UDP. Made once, run once."""
 
@@ -89,16 +103,20 @@ class Relay:
         self._local_addresses: frozenset[IPAddress] = frozenset()
         self._data_path: DataPath | None = None
         self._opened: dict[tuple[int, socket.AddressFamily], socket.socket] = {}
+        self._sessions: dict[str, _Session] = {}
         self._deadline_moved = trio.Event()
         self._sleeping_until: float | None = None
         self._server = TurnServer(
             TurnConfig(
                 realm=config.realm,
                 secrets=config.secrets,
+                legacy_secret=config.legacy_secret,
+                static_credentials=config.static_credentials,
                 advertised_addresses=config.advertised_addresses,
                 min_relay_port=config.min_relay_port,
                 max_relay_port=config.max_relay_port,
                 allow_peers=config.allow_peers,
+                deny_peers=config.deny_peers,
                 user_quota=config.user_quota,
                 max_allocations=config.max_allocations,
                 unauthenticated_rate=config.unauthenticated_rate,
@@ -137,17 +155,43 @@ class Relay:
         finally:
             await data_path.stop()
 
-    def mint_credential(self, user_id: str, lifetime_s: int) -> Credential:
-        """A credential for new allocations within `lifetime_s` seconds. ValueError if `user_id` is over 490 bytes."""
-        return self._server.credentials.mint(user_id, lifetime_s, self._wall_clock())
+    def session_credential(self, peer_id: str, lifetime_s: int) -> Credential:
+        """A credential of this open session, for new allocations within `lifetime_s` seconds."""
+        session = self._sessions[peer_id]
+        return self._server.credentials.mint(session.id, lifetime_s, self._wall_clock())
 
-    def signaling_connected(self, host: str) -> None:
-        """`host` has one more live signaling connection: others cannot use up its unauthenticated answers."""
+    # What signaling observes. Ends of allocations that follow take effect at once.
+
+    def session_opened(self, peer_id: str, host: str) -> None:
+        """`host` has one more live connection: others cannot use up its unauthenticated answers any more."""
+        self._sessions[peer_id] = _Session(self._server.closed.open_session(host), host)
         self._server.limiter.connected(host)
 
-    def signaling_disconnected(self, host: str) -> None:
-        """One of these is gone. To be called once for each `signaling_connected`."""
-        self._server.limiter.disconnected(host)
+    def session_moved(self, peer_id: str, group: Hashable | None) -> None:
+        """Its credential reaches the members of this group now. What it had in a former one ends."""
+        if (session := self._sessions.get(peer_id)) is not None:
+            self._execute(self._server.closed.move_session(session.id, group))
+
+    def addresses_announced(self, peer_id: str, receiver_ids: Sequence[str], addresses: frozenset[IPAddress]) -> None:
+        """The receivers' allocations may try to reach it at these addresses."""
+        if (session := self._sessions.get(peer_id)) is not None:
+            receivers = [self._sessions[receiver].id for receiver in receiver_ids if receiver in self._sessions]
+            self._server.closed.announce(session.id, receivers, addresses)
+
+    def session_lost(self, peer_id: str) -> None:
+        """Its credential and its allocations end in a while."""
+        session = self._forget_session(peer_id)
+        self._execute(self._server.closed.lose_session(session.id, time.monotonic()))
+        self._announce_deadline()
+
+    def session_revoked(self, peer_id: str) -> None:
+        """Its credential and its allocations end now."""
+        self._execute(self._server.closed.revoke_session(self._forget_session(peer_id).id))
+
+    def _forget_session(self, peer_id: str) -> _Session:
+        session = self._sessions.pop(peer_id)
+        self._server.limiter.disconnected(session.host)
+        return session
 
     def statistics(self) -> RelayStatistics:
         """The figures now; zeros before `run`. After it, packets that the kernel dropped are not counted any more."""

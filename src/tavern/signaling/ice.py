@@ -9,8 +9,11 @@ from typing import Any
 from tavern.addresses import format_socket_address
 from tavern.turn.auth import Credential
 
-TURN_CREDENTIAL_LIFETIME_S = 3600
-"""For making allocations; those that exist live on. Clients ask anew before `expiresAt`."""
+TURN_CREDENTIAL_LIFETIME_S = 600
+"""For making allocations; those that exist live on. Short, since whoever steals one can use it that long."""
+
+REFRESH_MARGIN_S = 120
+"""So long before that, a client that asked once is sent new ones: it may be in the middle of making a call."""
 
 
 def own_urls(host: str, turn_port: int) -> tuple[str, ...]:

@@ -15,12 +15,17 @@ from tavern.errors import RemoteError
 from tavern.logs import log_event
 from tavern.metrics import Metrics
 from tavern.signaling import messages
+from tavern.signaling.candidates import announced_addresses
 from tavern.signaling.messages import Relayed
+from tavern.signaling.observer import SessionObserver
 from tavern.signaling.rooms import (
+    Channel,
     Close,
     Deliver,
     Effect,
     Effects,
+    LegacyRoom,
+    Moved,
     Peer,
     Presence,
     Room,
@@ -53,6 +58,7 @@ class Registry:
     """Peers and rooms of this process. Everything but `run` is synchronous: a relayed message is a call, not a hop."""
 
     metrics: Metrics
+    observer: SessionObserver
     presence: Presence = attrs.field(factory=Presence)
     _peers: set[Peer] = attrs.field(factory=set, init=False)
     _supervisions: dict[Room, _Supervision] = attrs.field(factory=dict, init=False)
@@ -70,6 +76,7 @@ class Registry:
         """A new peer, nowhere yet. While the server drains it is told so and closed at once."""
         peer = Peer(str(uuid4()), outlet=transport)
         self._peers.add(peer)
+        self.observer.session_opened(peer.peer_id, transport.client_host)
         self.metrics.connected_peers = len(self._peers)
         if self._draining:
             self._say_goodbye(peer)
@@ -77,11 +84,14 @@ class Registry:
 
     def disconnect(self, peer: Peer) -> None:
         """The peer is forgotten and those it was with know. Idempotent; never raises for a room's failure."""
+        was_connected = peer in self._peers
         self._peers.discard(peer)
         self.metrics.connected_peers = len(self._peers)
         room = peer.place.room if peer.place else None
         with suppress(RoomFailed):  # the room's task has it
             self.act(room, lambda: self.presence.disconnect(peer))
+        if was_connected:
+            self.observer.session_lost(peer.peer_id)
 
     def is_connected(self, peer: Peer) -> bool:
         """Whether the peer may act still: neither has its connection ended nor was it told to."""
@@ -116,6 +126,9 @@ class Registry:
             delivery = self.presence.relay(peer, message)
             busy.extend(target for target in delivery.recipients if target.outlet.congested)
             reached = tuple(target for target in delivery.recipients if target not in busy)
+            # Before it is delivered: who hears of an address may ask the relay for it at once.
+            if addresses := announced_addresses(message):
+                self.observer.addresses_announced(peer.peer_id, [target.peer_id for target in reached], addresses)
             return [Deliver(reached, delivery.message)]
 
         self.act(peer.place.room if peer.place else None, decide)
@@ -145,8 +158,12 @@ class Registry:
                 for peer in recipients:
                     peer.outlet.send(data)
             case Close(peer=peer, code=code, reason=reason):
-                self._peers.discard(peer)
+                if peer in self._peers:
+                    self._peers.discard(peer)
+                    self.observer.session_revoked(peer.peer_id)
                 peer.outlet.close(code, reason)
+            case Moved(peer=peer, place=place):
+                self.observer.session_moved(peer.peer_id, place and _group(place))
             case RoomOpened(room=room):
                 assert self._nursery is not None, "rooms open while the registry runs"
                 self._supervisions[room] = _Supervision()
@@ -172,4 +189,9 @@ class Registry:
     def _close_room(self, room: Room) -> None:
         """Whatever state the bug left: no member stays in the room, and the room is not found again."""
         for peer in self.presence.discard_room(room):
+            self.observer.session_moved(peer.peer_id, None)
             peer.outlet.close(CLOSE_INTERNAL_ERROR, "internal error")
+
+
+def _group(place: Channel | LegacyRoom) -> tuple[str, str, str]:
+    return place.room.kind, place.room.room_id, place.place_id

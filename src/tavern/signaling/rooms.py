@@ -101,6 +101,14 @@ class Close:
 
 
 @attrs.frozen(eq=False)
+class Moved:
+    """The peer is in this place now; None: nowhere."""
+
+    peer: Peer
+    place: Channel | LegacyRoom | None
+
+
+@attrs.frozen(eq=False)
 class RoomOpened:
     room: Room
 
@@ -110,7 +118,7 @@ class RoomEmptied:
     room: Room
 
 
-Effect = Deliver | Close | RoomOpened | RoomEmptied
+Effect = Deliver | Close | Moved | RoomOpened | RoomEmptied
 Effects = list[Effect]
 
 
@@ -159,6 +167,7 @@ class Presence:
         others = tuple(channel.members.values())
         channel.members[key] = peer
         peer.place = channel
+        effects.append(Moved(peer, channel))
         effects.append(self._channel_joined(peer))
         joined = {"type": "peer-joined-channel", "tavernId": tavern_id, "channelId": channel_id}
         effects += _deliver(others, {**joined, "peer": messages.peer_object(identity, tavern_id, channel_id)})
@@ -182,6 +191,7 @@ class Presence:
         place = room.places.setdefault(name, LegacyRoom(room))
         place.members[peer.peer_id] = peer
         peer.place = place
+        effects.append(Moved(peer, place))
         effects += _deliver((peer,), {"type": "peer-list", "peers": [{"peerId": p.peer_id} for p in others]})
         if not already_here:
             joined: dict[str, Any] = {"type": "peer-joined", "peerId": peer.peer_id}
@@ -213,7 +223,7 @@ class Presence:
             }
         else:
             told = {"type": "peer-left", "peerId": peer.peer_id}
-        effects = _deliver(place.members.values(), told)
+        effects: Effects = [Moved(peer, None), *_deliver(place.members.values(), told)]
         if not place.members:
             del place.room.places[place.place_id]
             if not place.room.places:

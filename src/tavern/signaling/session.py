@@ -16,7 +16,7 @@ import trio
 from tavern.addresses import source_key
 from tavern.logs import TRACE, log_event
 from tavern.signaling import messages
-from tavern.signaling.ice import iso_utc
+from tavern.signaling.ice import REFRESH_MARGIN_S, TURN_CREDENTIAL_LIFETIME_S, iso_utc
 from tavern.signaling.limits import AddressLimit, Violations, WindowLimit
 from tavern.signaling.messages import (
     Answer,
@@ -77,7 +77,9 @@ class Signaling:
         log_event(_log, logging.INFO, "peer-connected", peer=peer.peer_id, client=transport.client_host)
         try:
             async with trio.open_nursery() as nursery:
-                await self._converse(Session(self, transport, peer, nursery), transport)
+                session = Session(self, transport, peer, nursery)
+                await self._converse(session, transport)
+                session.end()
                 self.registry.disconnect(peer)  # at once; what it asked to be stored is stored still
         finally:
             self.registry.disconnect(peer)
@@ -113,6 +115,8 @@ class Session:
         self._transport = transport
         self._messages = WindowLimit(signaling.rate_messages, window_s=1.0)
         self._violations = Violations()
+        self._keeps_ice_servers_fresh = False
+        self._refreshing = trio.CancelScope()
 
     async def wait_for_room(self) -> None:
         """Returns when another message may be read. Not a checkpoint where there is room."""
@@ -202,7 +206,25 @@ class Session:
             case GetTavernInfo():
                 self._send({"type": "tavern-info", "tavern": self._tavern_object(message.tavernId)})
             case GetIceServers():
-                self._send(self._signaling.ice_servers(self._transport.host_header, peer.peer_id))
+                self._send_ice_servers()
+                if not self._keeps_ice_servers_fresh:
+                    self._keeps_ice_servers_fresh = True
+                    self._nursery.start_soon(self._refresh_ice_servers)
+
+    def _send_ice_servers(self) -> None:
+        self._send(self._signaling.ice_servers(self._transport.host_header, self.peer.peer_id))
+
+    async def _refresh_ice_servers(self) -> None:
+        """New ones before those that the client has run out, for as long as it is connected."""
+        with self._refreshing:
+            while True:
+                await trio.sleep(TURN_CREDENTIAL_LIFETIME_S - REFRESH_MARGIN_S)
+                if self._registry.is_connected(self.peer):
+                    self._send_ice_servers()
+
+    def end(self) -> None:
+        """Nothing is sent to the client of its own accord any more."""
+        self._refreshing.cancel()
 
     def _act(self, decide: Callable[[], Any]) -> None:
         self._registry.act(self.peer.place.room if self.peer.place else None, decide)

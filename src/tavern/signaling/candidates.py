@@ -1,0 +1,35 @@
+"""The addresses that a peer says it has, read from the offers, answers and candidates that it sends. Pure.
+
+Clients put SDP (RFC 8839), JSON around SDP, or JSON around a candidate in there, which we pass on as it is. A
+candidate's grammar is the same in all of them, so that it is looked for wherever it stands.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+
+from tavern.addresses import IPAddress, unmapped
+from tavern.signaling.messages import IceCandidate, Relayed
+
+# RFC 8839 §5.1: foundation, component, transport, priority, address. Names (`.local`) do not match, TCP does not count.
+_CANDIDATE = re.compile(
+    r"candidate:[\w+/]{1,32} \d{1,5} udp \d{1,10} ([0-9a-f.:]{2,45}) \d{1,5} typ ", re.ASCII | re.IGNORECASE
+)
+_MAX_CANDIDATES = 256  # of one message; a browser with a dozen interfaces makes some 100
+
+
+def announced_addresses(message: Relayed) -> frozenset[IPAddress]:
+    """The IP addresses of the UDP candidates in the message; what is none, or is malformed, is left out."""
+    text = message.candidate if isinstance(message, IceCandidate) else message.sdp
+    if "candidate:" not in text:
+        return frozenset()
+    addresses = set()
+    for count, match in enumerate(_CANDIDATE.finditer(text)):
+        if count == _MAX_CANDIDATES:
+            break
+        try:
+            addresses.add(unmapped(ip_address(match[1])))
+        except ValueError:
+            continue
+    return frozenset(addresses)
