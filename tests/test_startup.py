@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from tavern.config import DEV_SECRET, load_settings
 from tavern.errors import StartupError
-from tavern.startup import Decisions, decide, tls_context
+from tavern.startup import Decisions, decide, server_certificate
 
 SOURCE = Path(__file__).parents[1] / "src"
 
@@ -195,8 +195,10 @@ async def tls_refusal(files: dict[str, Path]) -> str:
 
 
 def test_a_certificate_with_its_key_is_used(certificate: dict[str, Path]) -> None:
-    assert tls_context(load_settings({variable: str(path) for variable, path in certificate.items()})) is not None
-    assert tls_context(load_settings({})) is None
+    assert (
+        server_certificate(load_settings({variable: str(path) for variable, path in certificate.items()})) is not None
+    )
+    assert server_certificate(load_settings({})) is None
 
 
 async def test_a_key_behind_a_passphrase_is_refused_without_asking(certificate: dict[str, Path]) -> None:

@@ -6,20 +6,22 @@ from collections.abc import Iterator
 
 from tavern.addresses import IPAddress, SocketAddress, format_socket_address
 from tavern.config import DEV_SECRET, Settings
+from tavern.listening import Listening, addresses
 from tavern.startup import Decisions, running_as_root
 
 _ANYWHERE = ("0.0.0.0", "::")
 
 
-def announcement(
-    settings: Settings, decisions: Decisions, http: tuple[SocketAddress, ...], stun: tuple[SocketAddress, ...]
-) -> Iterator[str]:
+def announcement(settings: Settings, decisions: Decisions, listening: Listening) -> Iterator[str]:
     """Plain lines, in the order in which they matter."""
+    http = addresses(listening.http)
     yield f"Tavern is open at {_page_url(settings, http)}"
     for url in _urls_elsewhere(settings, decisions, http):
         yield f"  from elsewhere   {url}"
-    yield f"  listening        {_where(http)} (TCP: page, signaling, /health)"
-    yield f"  STUN and TURN    {_where(stun)} (UDP)"
+    yield f"  listening        {_where(http)} (TCP: page, signaling, TURN, /health)"
+    yield f"  STUN and TURN    {_where(tuple(listener.address for listener in listening.udp))} (UDP, TCP)"
+    if listening.turn_tls:
+        yield f"  TURN over TLS    {_where(addresses(listening.turn_tls))} (TCP)"
     yield f"  relay ports      {settings.turn_min_port}-{settings.turn_max_port} (UDP)"
     yield f"  relay address    {', '.join(map(str, decisions.advertised_addresses))}"
     yield f"  taverns kept in  {decisions.db_path or 'memory'}"

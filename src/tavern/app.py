@@ -15,6 +15,7 @@ from tavern.addresses import SocketAddress
 from tavern.announcement import announcement
 from tavern.config import DEV_SECRET, Settings, host_without_port
 from tavern.errors import StartupError
+from tavern.listening import Listening, addresses, listen
 from tavern.logs import log_event
 from tavern.metrics import Metrics
 from tavern.relay.service import Relay, RelayConfig
@@ -28,7 +29,6 @@ from tavern.store.memory import MemoryStore
 from tavern.store.sqlite import open_sqlite_store
 from tavern.web.asgi import Health, make_app
 from tavern.web.door import Door
-from tavern.web.listeners import open_listeners
 from tavern.web.websocket import WebSocketLimits
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -102,18 +102,20 @@ async def _run(
     shutdown: _Shutdown,
     task_status: trio.TaskStatus[Running],
 ) -> None:
-    async with open_store(decisions) as store, _supervised("relay") as relay_nursery:
+    async with (
+        open_store(decisions) as store,
+        listen(settings) as listening,
+        _supervised("relay") as relay_nursery,
+    ):
         relay = Relay(_relay_config(settings, decisions))
-        stun = await relay_nursery.start(relay.run)
-        server = _Server(settings, store, relay, turn_port=stun[0][1])
+        stun = await relay_nursery.start(relay.run, listening.udp)
+        server = _Server(settings, store, relay, listening)
         async with _supervised("rooms") as rooms_nursery:
             await rooms_nursery.start(server.registry.run)
             async with _supervised("connections") as connections, _supervised("listeners") as listeners_nursery:
                 door = server.make_door(decisions)
-                listeners = await open_listeners(settings.hosts, settings.port)
-                listening = tuple(listener.socket.getsockname()[:2] for listener in listeners)
                 listeners_nursery.start_soon(
-                    partial(trio.serve_listeners, door.handle, listeners, handler_nursery=connections)
+                    partial(trio.serve_listeners, door.handle, listening.tcp, handler_nursery=connections)
                 )
 
                 def at_once() -> None:
@@ -121,9 +123,9 @@ async def _run(
                     door.abort()
 
                 shutdown.at_once = at_once
-                for line in announcement(settings, decisions, listening, stun):
+                for line in announcement(settings, decisions, listening):
                     announce(line)
-                task_status.started(Running(listening, stun))
+                task_status.started(Running(addresses(listening.http), stun))
                 log_event(_log, logging.INFO, "started")
                 await shutdown.requested.wait()
                 log_event(_log, logging.INFO, "draining", peers=server.metrics.connected_peers)
@@ -162,14 +164,14 @@ async def open_store(decisions: Decisions) -> AsyncIterator[Store]:
 class _Server:
     """What the tasks of one server share, put together."""
 
-    def __init__(self, settings: Settings, store: Store, relay: Relay, *, turn_port: int) -> None:
+    def __init__(self, settings: Settings, store: Store, relay: Relay, listening: Listening) -> None:
         self.draining = False
         self.metrics = Metrics(trio.current_time())
         self.registry = Registry(self.metrics, relay)
         self._settings = settings
         self._store = store
         self._relay = relay
-        self._turn_port = turn_port
+        self._listening = listening
         self._signaling = Signaling(
             registry=self.registry,
             store=store,
@@ -184,6 +186,7 @@ class _Server:
         return Door(
             app=make_app(health),
             serve_peer=self._signaling.serve,
+            serve_stun=self._relay.serve_stream,
             metrics=self.metrics,
             limits=WebSocketLimits(
                 ping_interval_s=settings.heartbeat_interval_s,
@@ -192,7 +195,7 @@ class _Server:
             ),
             trusted_proxies=settings.trusted_proxies,
             max_connections=decisions.max_connections,
-            tls=decisions.tls,
+            tls=decisions.certificate.context if decisions.certificate else None,
         )
 
     def _ice_servers(self, host_header: str, peer_id: str) -> dict[str, object]:
@@ -200,7 +203,8 @@ class _Server:
         credential = self._relay.session_credential(peer_id, ice.TURN_CREDENTIAL_LIFETIME_S)
         # While no domain is set, the name by which this client found us is one that works for it.
         host = (settings.is_local and host_without_port(host_header)) or settings.domain
-        return ice.ice_servers_message(settings.ice_urls or ice.own_urls(host, self._turn_port), credential)
+        own_urls = ice.own_urls(host, self._listening.turn_port, self._listening.turns_port)
+        return ice.ice_servers_message(settings.ice_urls or own_urls, credential)
 
     def _metrics_answer(self) -> dict[str, object]:
         now = trio.current_time()

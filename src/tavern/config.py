@@ -78,7 +78,12 @@ class Settings:
         shown_default="on",
     )
     domain: str = _setting("TAVERN_DOMAIN", "localhost", values.domain, "name that people reach this server by")
-    turn_port: int = _setting("TAVERN_TURN_PORT", 3478, values.integer(0, 65535), "STUN/TURN port (0: any free)")
+    turn_port: int = _setting(
+        "TAVERN_TURN_PORT", 3478, values.integer(0, 65535), "STUN/TURN port, UDP and TCP (0: any free)"
+    )
+    turns_port: int = _setting(
+        "TAVERN_TURNS_PORT", 5349, values.integer(0, 65535), "port of TURN over TLS, where there is a certificate"
+    )
     turn_min_port: int = _setting("TAVERN_TURN_MIN_PORT", 49152, values.integer(1024, 65535), "first relay port")
     turn_max_port: int = _setting("TAVERN_TURN_MAX_PORT", 65535, values.integer(1024, 65535), "last relay port")
     external_addresses: tuple[IPAddress, ...] = _setting(

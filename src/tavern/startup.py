@@ -6,7 +6,6 @@ import os
 import resource
 import secrets
 import socket
-import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,11 +14,11 @@ import trio
 
 from tavern.addresses import IPAddress, parse_address
 from tavern.config import DEV_SECRET, Settings
-from tavern.errors import SettingsError, SettingsProblem, StartupError
+from tavern.errors import StartupError
 from tavern.relay.addresses import primary_ipv4, primary_ipv6
-from tavern.store.files import is_no_file
 from tavern.store.secret import load_or_create_secret
 from tavern.store.sqlite import refuse_no_file
+from tavern.web.tls import ServerCertificate
 
 DNS_TIMEOUT_S = 5.0
 _RESERVED_DESCRIPTORS = 64
@@ -39,7 +38,7 @@ class Decisions:
     db_path: Path | None
     """None in memory mode."""
     advertised_addresses: tuple[IPAddress, ...]
-    tls: ssl.SSLContext | None
+    certificate: ServerCertificate | None
     max_connections: int
     max_allocations: int
     warnings: tuple[str, ...]
@@ -48,7 +47,7 @@ class Decisions:
 async def decide(settings: Settings, environment: Mapping[str, str]) -> Decisions:
     """Raises SettingsError or StartupError for what cannot work; makes the secret's file where one is needed."""
     db_path = _db_path(settings, environment)
-    tls = tls_context(settings)
+    certificate = server_certificate(settings)
     turn_secrets = _turn_secrets(settings, db_path, environment)
     advertised, warnings = await advertised_addresses(settings)
     descriptors = raise_descriptor_limit() - _RESERVED_DESCRIPTORS
@@ -57,7 +56,7 @@ async def decide(settings: Settings, environment: Mapping[str, str]) -> Decision
         static_credentials=settings.turn_rest and any(_operators_secrets(settings)),
         db_path=db_path,
         advertised_addresses=advertised,
-        tls=tls,
+        certificate=certificate,
         # Half each: neither a crowd at the door nor one at the relay takes the other's.
         max_connections=max(descriptors // 2, 16),
         max_allocations=max(descriptors // 2, 16),
@@ -143,39 +142,11 @@ async def _resolve(domain: str) -> tuple[IPAddress, ...]:
     return tuple(by_version[version] for version in sorted(by_version))
 
 
-def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """The server's TLS, or None where it is not set. Raises SettingsError for files that cannot be used."""
+def server_certificate(settings: Settings) -> ServerCertificate | None:
+    """The server's certificate, or None where none is set. Raises SettingsError for files that cannot be used."""
     if settings.tls_cert is None or settings.tls_key is None:
         return None
-    for variable, path in (("TAVERN_TLS_CERT", settings.tls_cert), ("TAVERN_TLS_KEY", settings.tls_key)):
-        if is_no_file(path):  # a pipe gives its content once only
-            raise _problem(variable, path, "must be a regular file, not a directory, device or pipe")
-        try:
-            path.read_bytes()
-        except OSError as error:
-            raise _problem(variable, path, f"must be a readable PEM file ({error.strerror})") from None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    tls_key = settings.tls_key
-
-    def no_passphrase() -> str:
-        """OpenSSL would ask the terminal."""
-        fix = "openssl pkey -in KEY -out PLAIN_KEY writes one without"
-        raise _problem("TAVERN_TLS_KEY", tls_key, f"must be a key that no passphrase protects ({fix})")
-
-    try:
-        context.load_cert_chain(settings.tls_cert, tls_key, no_passphrase)
-    except ssl.SSLError as error:
-        allowed = f"must be a PEM certificate chain that belongs to TAVERN_TLS_KEY ({error.reason or 'not PEM'})"
-        raise _problem("TAVERN_TLS_CERT", settings.tls_cert, allowed) from None
-    except OSError as error:
-        raise _problem("TAVERN_TLS_CERT", settings.tls_cert, f"cannot be loaded ({error.strerror})") from None
-    return context
-
-
-def _problem(variable: str, path: Path, allowed: str) -> SettingsError:
-    return SettingsError((SettingsProblem(variable, str(path), allowed),))
+    return ServerCertificate(settings.tls_cert, settings.tls_key)
 
 
 def raise_descriptor_limit() -> int:

@@ -38,15 +38,21 @@ def test_the_service_and_its_volume_have_the_promised_names(compose: Any) -> Non
 
 
 def test_the_promised_ports_are_published(service: Any) -> None:
-    assert service["ports"] == ["3001:3001/tcp", "3478:3478/udp", "49152-49252:49152-49252/udp"]
+    relayed = "49152-49252:49152-49252/udp"
+    assert service["ports"] == ["3001:3001/tcp", "3478:3478/udp", "3478:3478/tcp", "5349:5349/tcp", relayed]
 
 
 def test_published_relay_ports_are_those_that_the_server_uses(service: Any) -> None:
     settings = load_settings(service["environment"])
     relay = f"{settings.turn_min_port}-{settings.turn_max_port}"
-    assert service["ports"][2] == f"{relay}:{relay}/udp"
-    assert service["ports"][1] == f"{settings.turn_port}:{settings.turn_port}/udp"
-    assert service["ports"][0].endswith(f":{settings.port}/tcp")
+    first, *others = service["ports"]
+    assert first.endswith(f":{settings.port}/tcp")
+    assert others == [
+        f"{settings.turn_port}:{settings.turn_port}/udp",
+        f"{settings.turn_port}:{settings.turn_port}/tcp",
+        f"{settings.turns_port}:{settings.turns_port}/tcp",
+        f"{relay}:{relay}/udp",
+    ]
 
 
 def test_changed_ports_are_changed_everywhere(compose_source: Any, interpolate: Any) -> None:
@@ -54,13 +60,15 @@ def test_changed_ports_are_changed_everywhere(compose_source: Any, interpolate: 
         "TAVERN_PORT": "80",
         "PORT": "8080",
         "TAVERN_TURN_PORT": "3479",
+        "TAVERN_TURNS_PORT": "5350",
         "TAVERN_TURN_MIN_PORT": "50000",
         "TAVERN_TURN_MAX_PORT": "50009",
     }
     service = interpolate(compose_source, changed)["services"]["signaling"]
-    assert service["ports"] == ["80:8080/tcp", "3479:3479/udp", "50000-50009:50000-50009/udp"]
+    relayed = "50000-50009:50000-50009/udp"
+    assert service["ports"] == ["80:8080/tcp", "3479:3479/udp", "3479:3479/tcp", "5350:5350/tcp", relayed]
     settings = load_settings(service["environment"])
-    assert (settings.port, settings.turn_port) == (8080, 3479)
+    assert (settings.port, settings.turn_port, settings.turns_port) == (8080, 3479, 5350)
     assert (settings.turn_min_port, settings.turn_max_port) == (50000, 50009)
 
 

@@ -65,6 +65,7 @@ def environment(tmp: Path | None = None, **settings: str) -> dict[str, str]:
     defaults = {
         "PORT": "0",
         "TAVERN_TURN_PORT": "0",
+        "TAVERN_TURNS_PORT": "0",
         "TAVERN_TURN_MIN_PORT": "50000",
         "TAVERN_TURN_MAX_PORT": "59999",
         "TAVERN_STORE": "memory",

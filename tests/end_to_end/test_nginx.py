@@ -104,7 +104,9 @@ async def test_signaling_comes_through_and_limits_count_the_client_not_the_proxy
         with pytest.raises(ServerError, match="rate-limited"):
             await client.create_tavern("Pony")
         # nginx passes the host on without its port.
-        assert (await client.ice_servers()).iceServers[0].urls == [f"turn:127.0.0.1:{server.turn_port}?transport=udp"]
+        here = f"127.0.0.1:{server.turn_port}"
+        urls = (await client.ice_servers()).iceServers[0].urls
+        assert urls == [f"turn:{here}?transport=udp", f"turn:{here}?transport=tcp"]
     assert "client=127.0.0.1\n" in "".join(server.lines)
 
 

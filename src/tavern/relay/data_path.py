@@ -9,6 +9,7 @@ import attrs
 
 from tavern.relay.control_queue import ControlPacket
 from tavern.turn.commands import AddFlow, AddRelayedAddress, Command
+from tavern.turn.five_tuple import FiveTuple
 from tavern.turn.flows import Traffic
 
 
@@ -19,6 +20,33 @@ class DataPathStatistics:
     traffic: Traffic
     drops: dict[str, int]
     """Packets that went nowhere, by reason."""
+
+
+class StreamLink(Protocol):
+    """What the data path has to do with one client over TCP or TLS. For one task that reads, and one that writes."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether `submit` may be called: what is on its way, of this client and of all, is bounded."""
+
+    @property
+    def ending(self) -> bool:
+        """Whether CloseClient was submitted for it: nothing of the client counts any more."""
+
+    def submit(self, frames: list[bytes]) -> None:
+        """ChannelData and Send indications of the client, in their order among themselves and the commands."""
+
+    async def wait_room(self) -> None:
+        """Returns when there is room, or the stream is ending."""
+
+    def take_output(self) -> bytes | None:
+        """What goes to the client next, as it goes onto the stream; nothing if there is nothing, None at the end."""
+
+    async def wait_output(self) -> None:
+        """Returns when there may be something to take."""
+
+    def close(self) -> None:
+        """Nothing goes to the client any more. Its flow is to be removed before."""
 
 
 class DataPath(Protocol):
@@ -35,6 +63,9 @@ class DataPath(Protocol):
 
     def submit(self, command: Command) -> None:
         """Executes any other command."""
+
+    def open_stream(self, five_tuple: FiveTuple) -> StreamLink:
+        """What goes to this client goes to the link, until the caller closes it."""
 
     def take_control_packet(self, now: float) -> ControlPacket | None:
         """The next control packet that is still worth an answer at `now`; None if there is none."""

@@ -18,12 +18,14 @@ from tavern.addresses import IPAddress, SocketAddress
 from tavern.relay.addresses import interface_addresses
 from tavern.relay.data_path import DataPath, DataPathStatistics
 from tavern.relay.routes import is_local
-from tavern.relay.sockets import open_listeners, open_relay_socket
+from tavern.relay.sockets import Listener, open_listeners, open_relay_socket
+from tavern.relay.streams import StreamServer
 from tavern.relay.thread import PythonDataPath
 from tavern.stun.attributes import AddressFamily, family_of
 from tavern.turn.auth import Credential
 from tavern.turn.commands import AddFlow, AddRelayedAddress, Effect, OpenRelaySocket
 from tavern.turn.drops import Drop
+from tavern.turn.five_tuple import FiveTuple
 from tavern.turn.flows import Traffic
 from tavern.turn.server import TurnConfig, TurnServer
 
@@ -93,7 +95,7 @@ class _Session:
 
 
 class Relay:
-    """STUN and TURN over UDP. Made once, run once."""
+    """STUN and TURN over UDP, and over the streams that others accept. Made once, run once."""
 
     def __init__(self, config: RelayConfig, *, wall_clock: Callable[[], float] = time.time) -> None:
         """`wall_clock` gives Unix seconds: credentials expire by it. All else goes by `time.monotonic`."""
@@ -102,6 +104,7 @@ class Relay:
         self._advertised = {family_of(address): address for address in config.advertised_addresses}
         self._local_addresses: frozenset[IPAddress] = frozenset()
         self._data_path: DataPath | None = None
+        self._streams: StreamServer | None = None
         self._opened: dict[tuple[int, socket.AddressFamily], socket.socket] = {}
         self._sessions: dict[str, _Session] = {}
         self._deadline_moved = trio.Event()
@@ -126,22 +129,29 @@ class Relay:
             is_local=is_local,
         )
 
-    async def run(self, *, task_status: trio.TaskStatus[tuple[SocketAddress, ...]] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listens, tells `task_status` the addresses, relays until cancelled.
+    async def run(
+        self,
+        listeners: list[Listener] | None = None,
+        *,
+        task_status: trio.TaskStatus[tuple[SocketAddress, ...]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Listens, tells `task_status` the addresses, relays until cancelled. Takes `listeners` over, or opens its own.
 
         StartupError, before that, if a listener cannot be opened. What crashes the data path's thread is raised here.
         However it ends, the thread is joined and every socket closed.
         """
-        self._local_addresses = interface_addresses()
-        listeners = open_listeners(self._config.hosts, self._config.port)
+        if listeners is None:
+            listeners = open_listeners(self._config.hosts, self._config.port)
         own_hosts = frozenset(str(address) for address in self._config.advertised_addresses)
         try:
+            self._local_addresses = interface_addresses()
             data_path = PythonDataPath(listeners, own_hosts)
         except BaseException:
             for listener in listeners:
                 listener.sock.close()
             raise
         self._data_path = data_path
+        self._streams = StreamServer(self._server, data_path, self._execute_and_time, self._wall_clock)
         try:
             self._execute(self._server.set_local_addresses(self._local_addresses))
             self._server.set_listeners(frozenset(listener.address for listener in listeners))
@@ -154,6 +164,11 @@ class Relay:
                 await data_path.wait_ended()
         finally:
             await data_path.stop()
+
+    async def serve_stream(self, stream: trio.abc.Stream, first: bytes, five_tuple: FiveTuple) -> None:
+        """Serves a client over TCP or TLS while `run` runs; see StreamServer.serve."""
+        assert self._streams is not None, "the relay does not run yet"
+        await self._streams.serve(stream, first, five_tuple)
 
     def session_credential(self, peer_id: str, lifetime_s: int) -> Credential:
         """A credential of this open session, for new allocations within `lifetime_s` seconds."""
@@ -252,6 +267,10 @@ class Relay:
                 _log.warning("interfaces cannot be read, their former addresses hold: %s", error)
                 continue
             self._execute(self._server.set_local_addresses(self._local_addresses))
+
+    def _execute_and_time(self, effects: Iterable[Effect]) -> None:
+        self._execute(effects)
+        self._announce_deadline()
 
     def _execute(self, effects: Iterable[Effect]) -> None:
         assert self._data_path is not None

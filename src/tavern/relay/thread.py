@@ -10,19 +10,21 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
-import attrs
 import trio
 
 from tavern.addresses import SocketAddress
 from tavern.relay.control_queue import ControlPacket, ControlQueue
 from tavern.relay.data_path import DataPathStatistics
+from tavern.relay.endpoints import AddRelay, Endpoint, UdpClient
 from tavern.relay.sockets import Ancillary, Listener, dropped_packets, local_address_in_pktinfo, reply_ancillary
+from tavern.relay.stream_links import FromStream, PythonStreamLink, PythonStreamLinks, ToStream
 from tavern.turn.commands import (
     AddFlow,
     AddRelayedAddress,
     BindChannel,
+    CloseClient,
     Command,
     RemoveFlow,
     RemoveRelayedAddress,
@@ -47,56 +49,27 @@ _MAX_EVENTS = 64  # sockets served before commands are looked at again: at most 
 _STOP_TIMEOUT_S = 5.0  # far beyond what a turn of the loop takes; a thread that hangs is left behind
 
 
-@attrs.define(eq=False)
-class _Endpoint:
-    """The sockets of one flow."""
-
-    relay_ipv4: socket.socket
-    relay_ipv6: socket.socket
-    """Where the allocation lacks a family, the other one's socket: no peer of that family is permitted."""
-    listener: socket.socket
-    client: SockAddr
-    ancillary: Ancillary
-    """With it, packets to the client leave from the address that its requests come to."""
-
-    @property
-    def relays(self) -> set[socket.socket]:
-        """One or two."""
-        return {self.relay_ipv4, self.relay_ipv6}
-
-    def add(self, relay: socket.socket) -> None:
-        """`relay` is the socket of its family."""
-        if relay.family == socket.AF_INET:
-            self.relay_ipv4 = relay
-        else:
-            self.relay_ipv6 = relay
-
-    def remove(self, family: socket.AddressFamily) -> socket.socket:
-        """Of two, the one of this family; it is returned."""
-        relay = self.relay_ipv4 if family == socket.AF_INET else self.relay_ipv6
-        self.relay_ipv4 = self.relay_ipv6 = (self.relays - {relay}).pop()
-        return relay
-
-
 class PythonDataPath:
     """`DataPath` as a supervised thread: what ends it is raised by `wait_ended`."""
 
     def __init__(self, listeners: list[Listener], own_hosts: frozenset[str]) -> None:
         """To be made inside trio. Takes the listeners over."""
         self._listeners = listeners
-        self._forwarder: Forwarder[_Endpoint] = Forwarder(
+        self._forwarder: Forwarder[Endpoint] = Forwarder(
             own_hosts, lambda: random.getrandbits(96), frozenset(listener.port for listener in listeners)
         )
         self._handlers: dict[int, Callable[[float], None]] = {}
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Not bounded by itself: a control packet makes a few commands, and the control packets are.
-        self._commands: deque[Command | tuple[AddFlow | AddRelayedAddress, socket.socket]] = deque()
+        # What streams put here is bounded by their links.
+        self._commands: deque[Command | AddRelay | FromStream | ToStream] = deque()
         self._wake_pending = False
         self._stopping = False
         self._control = ControlQueue()
         self._control_announced = False
         self._control_ready = trio.Event()
+        self._streams = PythonStreamLinks(self._command, self._run_in_trio)
         self._closed_drops = 0
         # Held while flows come, go or are summed up: a total must not waver.
         self._counting = threading.Lock()
@@ -117,13 +90,19 @@ class PythonDataPath:
 
     def add_relay(self, command: AddFlow | AddRelayedAddress, relay_socket: socket.socket) -> None:
         """See DataPath."""
-        self._commands.append((command, relay_socket))
-        self._wake()
+        link = self._streams.find(command.five_tuple) if isinstance(command, AddFlow) else None
+        self._command(AddRelay(command, relay_socket, link))
 
     def submit(self, command: Command) -> None:
         """See DataPath."""
-        self._commands.append(command)
-        self._wake()
+        if isinstance(command, SendToClient | CloseClient) and command.five_tuple.transport is not Transport.UDP:
+            self._streams.answer(command)
+        else:
+            self._command(command)
+
+    def open_stream(self, five_tuple: FiveTuple) -> PythonStreamLink:
+        """See DataPath."""
+        return self._streams.open(five_tuple)
 
     def take_control_packet(self, now: float) -> ControlPacket | None:
         """See DataPath."""
@@ -160,6 +139,10 @@ class PythonDataPath:
                 self._thread.join()
             self._close()
 
+    def _command(self, command: Command | AddRelay | FromStream | ToStream) -> None:
+        self._commands.append(command)
+        self._wake()
+
     def _wake(self) -> None:
         # The thread clears the flag before it looks at the queue, so what was appended before this check is seen.
         if not self._wake_pending:
@@ -171,8 +154,8 @@ class PythonDataPath:
             for relay in flow.handle.relays:
                 relay.close()
         for command in self._commands:
-            if isinstance(command, tuple):
-                command[1].close()
+            if isinstance(command, AddRelay):
+                command.relay.close()
         for listener in self._listeners:
             listener.sock.close()
         self._epoll.close()
@@ -206,7 +189,8 @@ class PythonDataPath:
             if woken:
                 os.eventfd_read(wake_fd)
                 self._wake_pending = False
-                self._execute_commands()
+                self._execute_commands(now)
+            self._streams.thread_announce()
 
     def _register(self, sock: socket.socket, handler: Callable[[float], None]) -> None:
         self._handlers[sock.fileno()] = handler
@@ -237,7 +221,7 @@ class PythonDataPath:
 
         return drain
 
-    def _relay_handler(self, flow: Flow[_Endpoint], relay: socket.socket) -> Callable[[float], None]:
+    def _relay_handler(self, flow: Flow[Endpoint], relay: socket.socket) -> Callable[[float], None]:
         receive = relay.recvfrom
         from_peer = self._forwarder.from_peer
         send = self._send
@@ -254,14 +238,17 @@ class PythonDataPath:
 
         return drain
 
-    def _send(self, output: tuple[Flow[_Endpoint], bytes, SockAddr | None]) -> None:
+    def _send(self, output: tuple[Flow[Endpoint], bytes, SockAddr | None]) -> None:
         flow, data, peer = output
         endpoint = flow.handle
+        client = endpoint.client
         try:
-            if peer is None:
-                endpoint.listener.sendmsg((data,), endpoint.ancillary, 0, endpoint.client)
-            else:
+            if peer is not None:
                 (endpoint.relay_ipv4 if len(peer) == 2 else endpoint.relay_ipv6).sendto(data, peer)
+            elif isinstance(client, UdpClient):
+                client.listener.sendmsg((data,), client.ancillary, 0, client.address)
+            elif not self._streams.thread_put_media(client, data):
+                self._forwarder.drops[Drop.STREAM_OUTBOX_FULL] += 1
         except OSError as error:
             self._count_unsent(error)
 
@@ -282,10 +269,13 @@ class PythonDataPath:
             return
         if not self._control_announced:
             self._control_announced = True
-            try:
-                self._trio_token.run_sync_soon(self._announce_control)
-            except trio.RunFinishedError:
-                self._stopping = True
+            self._run_in_trio(self._announce_control)
+
+    def _run_in_trio(self, function: Callable[[], None]) -> None:
+        try:
+            self._trio_token.run_sync_soon(function)
+        except trio.RunFinishedError:
+            self._stopping = True
 
     def _announce_control(self) -> None:
         self._control_announced = False
@@ -293,12 +283,17 @@ class PythonDataPath:
 
     # Commands, in the thread
 
-    def _execute_commands(self) -> None:
+    def _execute_commands(self, now: float) -> None:
         commands = self._commands
-        while commands:
+        # Those that come meanwhile have woken the next turn: streams that flood must not keep the sockets waiting.
+        for _ in range(len(commands)):
             command = commands.popleft()
-            if isinstance(command, tuple):
-                self._add_relay(*command)
+            if isinstance(command, FromStream):
+                self._from_stream(command, now)
+            elif isinstance(command, ToStream):
+                self._streams.thread_execute(command)
+            elif isinstance(command, AddRelay):
+                self._add_relay(command)
             elif isinstance(command, SendToClient):
                 self._send_to_client(command)
             elif isinstance(command, RemoveFlow):
@@ -319,12 +314,17 @@ class PythonDataPath:
                 assert isinstance(command, UnbindChannel), command
                 self._forwarder.unbind_channel(command)
 
-    def _add_relay(self, command: AddFlow | AddRelayedAddress, relay: socket.socket) -> None:
+    def _from_stream(self, command: FromStream, now: float) -> None:
+        five_tuple = command.link.five_tuple
+        for frame in self._streams.thread_take(command):
+            output = self._forwarder.from_client(frame, five_tuple, now)
+            if isinstance(output, tuple):
+                self._send(output)
+
+    def _add_relay(self, new: AddRelay) -> None:
+        command, relay = new.command, new.relay
         if isinstance(command, AddFlow):
-            listener, client, local = self._route(command.five_tuple)
-            endpoint = _Endpoint(relay, relay, listener.sock, client, reply_ancillary(local))
-            with self._counting:
-                flow = self._forwarder.add_flow(command, (client, local), endpoint)
+            flow = self._add_flow(command, relay, new.link)
         else:
             known = self._forwarder.add_relayed_address(command)
             if known is None:
@@ -333,6 +333,18 @@ class PythonDataPath:
             known.handle.add(relay)
             flow = known
         self._register(relay, self._relay_handler(flow, relay))
+
+    def _add_flow(self, command: AddFlow, relay: socket.socket, link: PythonStreamLink | None) -> Flow[Endpoint]:
+        way: UdpClient | PythonStreamLink
+        if link is not None:
+            client_key: Hashable = command.five_tuple
+            way = link
+        else:
+            listener, client, local = self._route(command.five_tuple)
+            client_key = (client, local)
+            way = UdpClient(listener.sock, client, reply_ancillary(local))
+        with self._counting:
+            return self._forwarder.add_flow(command, client_key, Endpoint(relay, relay, way))
 
     def _remove_flow(self, command: RemoveFlow) -> None:
         with self._counting:

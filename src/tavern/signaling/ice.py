@@ -16,10 +16,15 @@ REFRESH_MARGIN_S = 120
 """So long before that, a client that asked once is sent new ones: it may be in the middle of making a call."""
 
 
-def own_urls(host: str, turn_port: int) -> tuple[str, ...]:
-    """URLs of this server's relay as reached under `host`, TURN first (browsers warn beyond two TURN URLs)."""
+def own_urls(host: str, turn_port: int, turns_port: int | None) -> tuple[str, ...]:
+    """URLs of this server's relay as reached under `host`; `turns_port` is None where there is no TLS.
+
+    TURN comes first, and is named twice: browsers warn of more than two, and gather more slowly. UDP carries media
+    best. Beside it TLS replaces TCP where it can be had: it passes every firewall that TCP does.
+    """
     where = format_socket_address(host, turn_port)
-    return (f"turn:{where}?transport=udp", f"stun:{where}")
+    stream = f"turn:{where}" if turns_port is None else f"turns:{format_socket_address(host, turns_port)}"
+    return (f"turn:{where}?transport=udp", f"{stream}?transport=tcp", f"stun:{where}")
 
 
 def ice_servers_message(urls: Sequence[str], credential: Credential) -> dict[str, Any]:

@@ -129,6 +129,13 @@ class SendToClient:
     data: bytes = attrs.field(repr=False)
 
 
+@attrs.frozen
+class CloseClient:
+    """The client's stream ends once what was sent to it before has gone out; never for a client over UDP."""
+
+    five_tuple: FiveTuple
+
+
 Command = (
     AddFlow
     | AddRelayedAddress
@@ -141,5 +148,6 @@ Command = (
     | UnbindChannel
     | SetTransfer
     | SendToClient
+    | CloseClient
 )
 Effect = OpenRelaySocket | Command

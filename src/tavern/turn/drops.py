@@ -19,6 +19,7 @@ class Drop(StrEnum):
     RECEIVE_BUFFER_FULL = "receive_buffer_full"
     TOO_LARGE = "too_large"
     CONTROL_QUEUE_FULL = "control_queue_full"
+    STREAM_OUTBOX_FULL = "stream_outbox_full"
     OVER_USER_RATE = "over_user_rate"
     OVER_RATE = "over_rate"
     OVER_BUDGET = "over_budget"

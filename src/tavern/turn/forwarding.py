@@ -43,8 +43,8 @@ _MAX_PAYLOAD = 65_400  # more does not fit into a datagram once it is a Data ind
 # What a client may ask of the control side at once, which takes time in proportion. 2048 is a CreatePermission with 60
 # IPv4 peers and the longest username; before there is a flow only Allocate has a purpose: a usual one has 200 bytes,
 # one with the longest username and realm 900.
-_MAX_CONTROL_SIZE = 2048
-_MAX_CONTROL_SIZE_WITHOUT_FLOW = 1024
+MAX_CONTROL_SIZE = 2048
+MAX_CONTROL_SIZE_WITHOUT_FLOW = 1024
 
 Handle = TypeVar("Handle")
 
@@ -259,7 +259,7 @@ class Forwarder(Generic[Handle]):
             return self._send_indication(data, client_key, now)
         if size == _STUN_HEADER_SIZE and client is not None and data[:8] == PLAIN_BINDING:
             return Reply(binding_answer(data, client))
-        if size > _MAX_CONTROL_SIZE or (size > _MAX_CONTROL_SIZE_WITHOUT_FLOW and client_key not in self._by_client):
+        if size > MAX_CONTROL_SIZE or (size > MAX_CONTROL_SIZE_WITHOUT_FLOW and client_key not in self._by_client):
             return self._drop(Drop.TOO_LARGE)
         return CONTROL
 

@@ -23,8 +23,8 @@ from tavern.turn.answers import (
 )
 from tavern.turn.auth import Credentials, Identity, Nonces
 from tavern.turn.closed import ClosedRelay
-from tavern.turn.commands import Effect, SendToClient
-from tavern.turn.five_tuple import FiveTuple
+from tavern.turn.commands import CloseClient, Effect, RemoveFlow, SendToClient
+from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.limiter import BURST_S, TokenBuckets, UnauthenticatedLimiter
 from tavern.turn.policy import Network, PeerPolicy
 from tavern.turn.ports import PortRange
@@ -114,12 +114,14 @@ class TurnServer:
         )
 
     def receive(self, data: bytes, five_tuple: FiveTuple, now: float, unix_time_s: float) -> list[Effect]:
-        """What to do about `data`, one STUN message that came on `five_tuple`. What does not parse is dropped."""
+        """What to do about `data`, one STUN message that came on `five_tuple`.
+
+        What does not parse is dropped, and ends a stream: its other end is no STUN client.
+        """
         try:
             message = parse(data)
         except MalformedMessage:
-            self.counters.malformed += 1
-            return []
+            return self.malformed(five_tuple)
         if message.message_class is not MessageClass.REQUEST:
             # Send indications are the data path's; a Binding indication keeps a NAT open and wants no answer.
             return []
@@ -128,7 +130,7 @@ class TurnServer:
         if message.method not in _TURN_METHODS:
             self.counters.malformed += 1  # RFC 8489 §6.3: a method that is not supported is dropped
             return []
-        if self._handler.is_own_relay(five_tuple.client):
+        if five_tuple.transport is Transport.UDP and self._handler.is_own_relay(five_tuple.client):
             self.counters.malformed += 1
             return []
         expired = self.handle_timer(now) + self._handler.drop_expired(five_tuple, now)
@@ -147,6 +149,19 @@ class TurnServer:
         if answer is None:
             return effects  # the next socket first
         return [*effects, self._final(pending.request, pending.five_tuple, answer, now)]
+
+    def malformed(self, five_tuple: FiveTuple) -> list[Effect]:
+        """What to do about a client that sent what cannot be read."""
+        self.counters.malformed += 1
+        return [] if five_tuple.transport is Transport.UDP else [CloseClient(five_tuple)]
+
+    def client_gone(self, five_tuple: FiveTuple) -> list[Effect]:
+        """The client's stream has ended: its allocation goes with it, and its port is free."""
+        allocation = self.allocations.find(five_tuple)
+        if allocation is None:
+            return []
+        self.allocations.remove(allocation)
+        return [RemoveFlow(allocation.id)]
 
     def next_deadline(self) -> float | None:
         """When `handle_timer` wants to be called; None while nothing can expire."""
@@ -251,7 +266,8 @@ class TurnServer:
     ) -> list[Effect]:
         if not allowed:
             self.counters.suppressed += 1
-            return []
+            # Over a stream nobody asks again (RFC 8489 §6.2.2): in silence the client would wait 40 s.
+            return [] if five_tuple.transport is Transport.UDP else [CloseClient(five_tuple)]
         self.counters.unauthenticated += 1
         return [SendToClient(five_tuple, unauthenticated_error(request, refusal))]
 

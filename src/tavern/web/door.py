@@ -1,13 +1,15 @@
-"""Port 3001's door: reads one request head per connection and dispatches it to WebSocket signaling or to HTTP."""
+"""The door of every TCP port: tells TLS, STUN, WebSocket signaling and HTTP apart, whichever port it is."""
 
 from __future__ import annotations
 
 import logging
 import math
 import re
+import socket
 import ssl
 from collections import Counter
-from typing import cast
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import attrs
 import h11
@@ -19,10 +21,11 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework
 from starlette.types import ASGIApp
 
-from tavern.addresses import source_key
+from tavern.addresses import SocketAddress, source_key
 from tavern.logs import log_event
 from tavern.metrics import Metrics
 from tavern.setting_values import IPNetwork
+from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.web.proxies import client_host, is_trusted
 from tavern.web.streams import AnyStream, LentStream, close_after_reading, tcp_socket
 from tavern.web.websocket import Serve, WebSocketLimits, handshake, serve_websocket
@@ -37,7 +40,14 @@ SOURCES_THAT_FIT = 4
 SEND_TIMEOUT_S = 20.0
 """Above the heartbeat's default 15 s, which finds a WebSocket client that stopped reading first."""
 
+UNSENT_BYTES = 16 * 1024
+"""What the kernel takes of a TURN client's media ahead of what it sends: more would arrive late instead of never."""
+
+ServeStun = Callable[[trio.abc.Stream, bytes, FiveTuple], Awaitable[None]]
+"""Serves a STUN client: its stream, what was read of it already, its addresses. Does not close the stream."""
+
 _TLS_HANDSHAKE = 0x16  # the content type that every TLS connection begins with
+_LAST_STUN = 0x03  # RFC 7983: STUN begins with 0 to 3, which no HTTP method does
 _KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _log = logging.getLogger("tavern.web")
 
@@ -91,12 +101,14 @@ class Door:
 
     app: ASGIApp
     serve_peer: Serve
+    serve_stun: ServeStun
     metrics: Metrics
     limits: WebSocketLimits
     trusted_proxies: tuple[IPNetwork, ...]
     max_connections: int
     """Beyond it new ones are closed at once: file descriptors are left for the relay and the database."""
-    tls: ssl.SSLContext | None = None
+    tls: Callable[[], ssl.SSLContext] | None = None
+    """For the next handshake. With it HTTP and WebSocket are served over TLS only."""
     head_timeout_s: float = HEAD_TIMEOUT_S
     _connections: int = attrs.field(default=0, init=False)
     _by_source: Counter[str] = attrs.field(factory=Counter, init=False)
@@ -178,19 +190,26 @@ class Door:
             return connection
         with trio.move_on_after(TLS_HANDSHAKE_TIMEOUT_S):
             first = await connection.socket.recv(1, trio.socket.MSG_PEEK)
+            if _begins_stun(first):
+                return connection
             if first and first[0] != _TLS_HANDSHAKE:
                 # Somebody typed http:// (or garbage): say so in the language that they speak.
                 await connection.send_all(_answer(_Refused("400 Bad Request", "This port speaks https and wss only.")))
                 await close_after_reading(connection)
                 raise trio.ClosedResourceError("plain text on a TLS port")
-            secured = trio.SSLStream(connection, self.tls, server_side=True, https_compatible=True)
+            secured = trio.SSLStream(connection, self.tls(), server_side=True, https_compatible=True)
             await secured.do_handshake()
             return secured
         raise trio.BrokenResourceError("no TLS handshake in time")
 
     async def _serve(self, stream: AnyStream) -> None:
         try:
-            head = await _read_head(stream, self.head_timeout_s)
+            ends_at = trio.current_time() + self.head_timeout_s
+            first = await _read_first(stream, ends_at)
+            if _begins_stun(first):
+                await self._serve_stun(stream, first)
+                return
+            head = await _read_head(stream, first, ends_at)
             if head is None:
                 return
             if head.wants_websocket:
@@ -204,6 +223,14 @@ class Door:
             log_event(_log, logging.DEBUG, "request-refused", status=refused.status, reason=refused.line)
             with trio.move_on_after(SEND_TIMEOUT_S):
                 await stream.send_all(_answer(refused))
+
+    async def _serve_stun(self, stream: AnyStream, first: bytes) -> None:
+        tcp = tcp_socket(stream)
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+        transport = Transport.TLS if isinstance(stream, trio.SSLStream) else Transport.TCP
+        five_tuple = FiveTuple(transport, _socket_address(tcp.getpeername()), _socket_address(tcp.getsockname()))
+        log_event(_log, logging.DEBUG, "stun-stream", client=five_tuple.client[0], transport=transport.value)
+        await self.serve_stun(stream, first, five_tuple)
 
     async def _serve_websocket(self, stream: AnyStream, head: Head) -> None:
         host_values = head.values(b"host")
@@ -242,15 +269,33 @@ def _peer_host(stream: AnyStream) -> str:
     return host
 
 
-async def _read_head(stream: AnyStream, timeout_s: float) -> Head | None:
-    """The first request's head; None if nothing came. Raises _Refused for what is no HTTP, too large or too slow."""
+def _socket_address(name: tuple[Any, ...]) -> SocketAddress:
+    """An address of a socket; that of a link-local one has its interface's number as the zone, `fe80::1%2`."""
+    scope = name[3] if len(name) == 4 else 0
+    return f"{name[0]}%{scope}" if scope else name[0], name[1]
+
+
+def _begins_stun(first: bytes) -> bool:
+    return bool(first) and first[0] <= _LAST_STUN
+
+
+async def _read_first(stream: AnyStream, ends_at: float) -> bytes:
+    """What comes first, its first byte at least; nothing if the client sent nothing. Raises _Refused if it waits."""
+    with trio.move_on_at(ends_at):
+        return bytes(await stream.receive_some(MAX_HEAD_BYTES))
+    raise _too_slow()
+
+
+async def _read_head(stream: AnyStream, first: bytes, ends_at: float) -> Head | None:
+    """The first request's head, which begins with `first`; None if the client ended before.
+
+    Raises _Refused for what is no HTTP, too large or too slow.
+    """
     parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+    data = first
     size_bytes = 0
-    with trio.move_on_after(timeout_s):
-        while True:
-            data = bytes(await stream.receive_some(MAX_HEAD_BYTES))
-            if not data:
-                return None
+    with trio.move_on_at(ends_at):
+        while data:
             size_bytes += len(data)
             try:
                 parser.receive_data(data)
@@ -265,7 +310,9 @@ async def _read_head(stream: AnyStream, timeout_s: float) -> Head | None:
                 if size_bytes - len(rest) > MAX_HEAD_BYTES:
                     raise _too_large()
                 return Head(bytes(event.method), bytes(event.target), headers, rest)
-    raise _Refused("408 Request Timeout", "The request took too long.")
+            data = bytes(await stream.receive_some(MAX_HEAD_BYTES))
+        return None
+    raise _too_slow()
 
 
 def _check_upgrade(head: Head) -> None:
@@ -279,6 +326,10 @@ def _check_upgrade(head: Head) -> None:
     keys = head.values(b"sec-websocket-key")
     if len(keys) != 1 or not _KEY.fullmatch(keys[0]):
         raise _Refused("400 Bad Request", "Sec-WebSocket-Key must be 16 bytes in base64.")
+
+
+def _too_slow() -> _Refused:
+    return _Refused("408 Request Timeout", "The request took too long.")
 
 
 def _too_large() -> _Refused:

@@ -1,4 +1,4 @@
-"""The TCP sockets of port 3001."""
+"""The TCP sockets that the door serves."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from tavern.errors import StartupError
 _NO_SUCH_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 
 
-async def open_listeners(hosts: tuple[str, ...], port: int) -> list[trio.SocketListener]:
+async def open_listeners(hosts: tuple[str, ...], port: int, variable: str = "PORT") -> list[trio.SocketListener]:
     """Listening sockets on each host, or on all interfaces in both families where there are none.
 
     A machine without IPv6 gets the other one. The first socket decides a free port for all where `port` is 0. Raises
-    StartupError naming what could not be opened; then none is left open. The caller closes them.
+    StartupError naming what could not be opened, and the `variable` that is to be changed; then none is left open. The
+    caller closes them.
     """
     listeners: list[trio.SocketListener] = []
     try:
@@ -28,7 +29,7 @@ async def open_listeners(hosts: tuple[str, ...], port: int) -> list[trio.SocketL
             except OSError as error:
                 if not hosts and host == "::" and error.errno in _NO_SUCH_FAMILY:
                     continue
-                raise StartupError(_explain(error, host, port)) from error
+                raise StartupError(_explain(error, host, port, variable)) from error
             listeners.append(listener)
     except BaseException:
         for listener in listeners:
@@ -53,14 +54,14 @@ async def _open(host: str, port: int) -> trio.SocketListener:
     return trio.SocketListener(sock)
 
 
-def _explain(error: OSError, host: str, port: int) -> str:
+def _explain(error: OSError, host: str, port: int, variable: str) -> str:
     where = f"TCP {format_socket_address(host, port)}"
     match error.errno:
         case errno.EADDRINUSE:
-            return f"{where} is in use: stop the program that listens there, or set PORT"
+            return f"{where} is in use: stop the program that listens there, or set {variable}"
         case errno.EACCES | errno.EPERM:
-            return f"{where} needs privileges: ports below 1024 belong to root, set PORT to 1024 or above"
+            return f"{where} needs privileges: ports below 1024 belong to root, set {variable} to 1024 or above"
         case errno.EADDRNOTAVAIL:
             return f"{where}: this machine does not have that address, set TAVERN_HOST to one it has, or unset it"
         case _:
-            return f"cannot listen on {where}: {os.strerror(error.errno or 0)}"
+            return f"cannot listen on {where} ({variable}): {os.strerror(error.errno or 0)}"

@@ -1,0 +1,23 @@
+"""The ICE servers that are handed out: what is open, in the order and number that browsers take well."""
+
+from __future__ import annotations
+
+import pytest
+
+from tavern.signaling.ice import own_urls
+
+
+@pytest.mark.parametrize(
+    ("host", "turns_port", "urls"),
+    [
+        ("tavern.test", None, ("turn:tavern.test:3478?transport=udp", "turn:tavern.test:3478?transport=tcp")),
+        ("tavern.test", 5349, ("turn:tavern.test:3478?transport=udp", "turns:tavern.test:5349?transport=tcp")),
+        ("2001:db8::1", 443, ("turn:[2001:db8::1]:3478?transport=udp", "turns:[2001:db8::1]:443?transport=tcp")),
+    ],
+)
+def test_udp_comes_first_then_the_stream_that_passes_most_firewalls(
+    host: str, turns_port: int | None, urls: tuple[str, ...]
+) -> None:
+    *turn, stun = own_urls(host, 3478, turns_port)
+    assert tuple(turn) == urls  # browsers warn beyond two
+    assert stun == urls[0].replace("turn:", "stun:").partition("?")[0]
