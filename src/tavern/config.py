@@ -104,7 +104,7 @@ class Settings:
         "TAVERN_TURN_DENY_PEERS", (), values.networks, "ranges the relay never reaches", shown_default="none"
     )
     turn_user_quota: int = _setting(
-        "TAVERN_TURN_USER_QUOTA", 128, values.integer(1, _LIMIT), "relay allocations per user and address"
+        "TAVERN_TURN_USER_QUOTA", 128, values.integer(1, _LIMIT), "relay allocations per session"
     )
     turn_401_rate: int = _setting(
         "TAVERN_TURN_401_RATE", 64, values.integer(1, _LIMIT), "unauthenticated TURN answers a second per address"
