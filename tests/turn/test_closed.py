@@ -89,6 +89,7 @@ def in_a_call(ada: Person, ben: Person) -> tuple[tuple[str, int], tuple[str, int
 # Whom a session reaches
 
 
+@pytest.mark.clause("Closed relay: before its owner joins, a session reaches only its own relayed addresses")
 def test_before_its_owner_joins_a_session_reaches_only_its_own_allocations(world: World, ada: Person) -> None:
     host, port = ada.client.allocate()
     second = Person(world, ADA_HOST, 4999, session=ada.session)
@@ -107,6 +108,7 @@ def test_before_its_owner_joins_a_session_reaches_only_its_own_allocations(world
     assert not stranger.sends(b"hello", host, port)
 
 
+@pytest.mark.clause("Closed relay: in a channel or legacy room it reaches the members' relayed addresses")
 def test_in_a_channel_it_reaches_the_relayed_addresses_of_the_members(ada: Person, ben: Person) -> None:
     adas, bens = in_a_call(ada, ben)
     assert ada.client.bind(0x4000, *bens) == 0
@@ -115,6 +117,7 @@ def test_in_a_channel_it_reaches_the_relayed_addresses_of_the_members(ada: Perso
     assert ben.sends(b"media", *adas)
 
 
+@pytest.mark.clause("Closed relay: it reaches no other channel's relayed addresses")
 def test_other_channels_are_out_of_reach(world: World, ada: Person, ben: Person) -> None:
     ada.joins(ROOM)
     ben.joins(OTHER_ROOM)
@@ -136,6 +139,7 @@ def test_allocations_made_before_joining_are_in_the_call_afterwards(ada: Person,
     assert ada.sends_on(0x4000, b"media")
 
 
+@pytest.mark.clause("Closed relay: it reaches what members announced to it, and where their WebSockets come from")
 def test_it_reaches_what_members_announced_to_it_and_where_they_come_from(ada: Person, ben: Person) -> None:
     in_a_call(ada, ben)
     assert ada.client.permit(ANNOUNCED) == 403
@@ -147,6 +151,7 @@ def test_it_reaches_what_members_announced_to_it_and_where_they_come_from(ada: P
     assert ada.client.bind(0x4000, ANNOUNCED, 5000) == 0
 
 
+@pytest.mark.clause("Closed relay: it reaches what members announced to it, and where their WebSockets come from")
 def test_who_is_in_no_call_with_it_announces_nothing(ada: Person, ben: Person) -> None:
     ada.joins(ROOM)
     ben.joins(OTHER_ROOM)
@@ -160,6 +165,7 @@ def test_who_is_in_no_call_with_it_announces_nothing(ada: Person, ben: Person) -
     assert ada.client.permit(ANNOUNCED) == 403
 
 
+@pytest.mark.clause("Closed relay: announcing never lifts the deny list")
 def test_announcing_never_lifts_the_deny_list(ada: Person, ben: Person) -> None:
     in_a_call(ada, ben)
     denied = ("10.0.0.1", "127.0.0.1", "169.254.169.254", "192.168.1.1", "100.64.0.1", "0.0.0.0")
@@ -168,6 +174,7 @@ def test_announcing_never_lifts_the_deny_list(ada: Person, ben: Person) -> None:
         assert ada.client.permit(host) == 403
 
 
+@pytest.mark.clause("Closed relay: the operator's allow list widens minted credentials only for what was announced")
 def test_the_operators_allow_list_widens_only_for_what_was_announced(make_world: type[World]) -> None:
     world = make_world(allow_peers=(ip_network("10.0.0.0/8"),))
     ada, ben = Person(world, ADA_HOST, 4001), Person(world, BEN_HOST, 4002)
@@ -181,6 +188,7 @@ def test_the_operators_allow_list_widens_only_for_what_was_announced(make_world:
     assert static.permit("10.0.0.2") == 0
 
 
+@pytest.mark.clause("Policy: the operator's deny list wins over everything, also for embedded addresses")
 def test_the_operators_deny_list_wins_over_everything(make_world: type[World]) -> None:
     world = make_world(
         allow_peers=(ip_network("10.0.0.0/8"),), deny_peers=(ip_network("10.0.0.0/24"), ip_network("9.8.0.0/16"))
@@ -194,6 +202,7 @@ def test_the_operators_deny_list_wins_over_everything(make_world: type[World]) -
     assert [static.permit(host) for host in ("10.0.0.1", "10.0.1.1", "9.8.1.1", "9.7.1.1")] == [403, 0, 403, 0]
 
 
+@pytest.mark.clause("Policy: the operator's deny list wins over everything, also for embedded addresses")
 def test_the_deny_list_holds_for_embedded_addresses_too(make_world: type[World]) -> None:
     world = make_world(deny_peers=(ip_network("9.8.0.0/16"),))
     client = world.client(host="2600::9")
@@ -235,6 +244,7 @@ def test_an_unclosed_allocation_and_a_session_do_not_reach_each_other(world: Wor
 # Claims
 
 
+@pytest.mark.clause("Closed relay: to an announced address only Binding requests leave until it speaks")
 def test_to_an_address_that_has_not_spoken_only_checks_leave(world: World, ada: Person, ben: Person) -> None:
     in_a_call(ada, ben)
     ben.tells(ada)
@@ -250,6 +260,7 @@ def test_to_an_address_that_has_not_spoken_only_checks_leave(world: World, ada: 
     assert world.forwarder.drops[Drop.UNPROVEN_PEER] == 11
 
 
+@pytest.mark.clause("Closed relay: a Binding request from the address proves it")
 @pytest.mark.parametrize("on_channel", [False, True])
 def test_once_it_checks_itself_it_is_proven(ada: Person, ben: Person, on_channel: bool) -> None:
     in_a_call(ada, ben)
@@ -267,6 +278,7 @@ def test_once_it_checks_itself_it_is_proven(ada: Person, ben: Person, on_channel
         assert ada.sends_on(0x4000, b"media")
 
 
+@pytest.mark.clause("Closed relay: a Binding success proves it only as the answer to this allocation's own check")
 def test_an_answer_to_this_allocations_own_check_proves_it(world: World, ada: Person, ben: Person) -> None:
     in_a_call(ada, ben)
     ben.tells(ada)
@@ -284,6 +296,7 @@ def test_an_answer_to_this_allocations_own_check_proves_it(world: World, ada: Pe
     assert ada.sends(b"media", ANNOUNCED)
 
 
+@pytest.mark.clause("Closed relay: at most 50 Binding requests a second leave to a claimed address")
 def test_at_most_fifty_checks_a_second_leave_to_a_claimed_address(world: World, ada: Person, ben: Person) -> None:
     in_a_call(ada, ben)
     second = Person(world, ADA_HOST, 4999, session=ada.session)
@@ -309,6 +322,7 @@ def test_relayed_members_need_no_proof(ada: Person, ben: Person) -> None:
 # Leaving
 
 
+@pytest.mark.clause("Closed relay: leaving or moving ends the session's allocations, not its credential")
 def test_leaving_ends_the_sessions_allocations_and_not_its_credential(world: World, ada: Person, ben: Person) -> None:
     in_a_call(ada, ben)
     ada.leaves()
@@ -318,6 +332,7 @@ def test_leaving_ends_the_sessions_allocations_and_not_its_credential(world: Wor
     ada.client.allocate()
 
 
+@pytest.mark.clause("Closed relay: leaving or moving ends the session's allocations, not its credential")
 def test_moving_ends_them_as_well(world: World, ada: Person, ben: Person) -> None:
     in_a_call(ada, ben)
     ada.joins(OTHER_ROOM)
@@ -334,6 +349,7 @@ def test_joining_where_it_is_changes_nothing(world: World, ada: Person, ben: Per
     assert ada.client.permit(ANNOUNCED) == 0
 
 
+@pytest.mark.clause("Closed relay: a member's leaving withdraws the permissions and channels that only it justified")
 def test_a_members_leaving_withdraws_what_only_it_justified(world: World, ada: Person, ben: Person) -> None:
     _, bens = in_a_call(ada, ben)
     cleo = Person(world, "9.9.3.3", 4003)
@@ -359,6 +375,7 @@ def test_a_members_leaving_withdraws_what_only_it_justified(world: World, ada: P
     assert ada.client.permit(bens_own) == 403
 
 
+@pytest.mark.clause("Closed relay: a member's leaving withdraws the permissions and channels that only it justified")
 def test_what_was_withdrawn_must_be_proven_again(ada: Person, ben: Person) -> None:
     in_a_call(ada, ben)
     ben.tells(ada)
@@ -376,6 +393,7 @@ def test_what_was_withdrawn_must_be_proven_again(ada: Person, ben: Person) -> No
 # Revocation
 
 
+@pytest.mark.clause("Closed relay: replacement, or 15 s without the socket, revokes the credential")
 def test_a_lost_session_is_revoked_when_it_stays_away(world: World, ada: Person) -> None:
     ada.client.allocate()
     world.execute(world.server.closed.lose_session(ada.session, world.now))
@@ -394,6 +412,7 @@ def test_who_loses_its_socket_in_a_call_is_out_of_it_at_once(world: World, ada: 
     assert len(world.server.allocations) == 1
 
 
+@pytest.mark.clause("Closed relay: replacement, or 15 s without the socket, revokes the credential")
 def test_a_revoked_session_is_gone_at_once(world: World, ada: Person, ben: Person) -> None:
     in_a_call(ada, ben)
     world.execute(world.server.closed.revoke_session(ada.session))
@@ -436,6 +455,9 @@ def test_a_session_that_never_was_is_nobody(world: World) -> None:
     assert client.error(Method.ALLOCATE, UDP) == 401
 
 
+@pytest.mark.clause(
+    "Closed relay: credentials computed from the operator's secret are under the general policy, or off"
+)
 def test_hand_computed_credentials_can_be_turned_off(make_world: type[World]) -> None:
     world = make_world(static_credentials=False)
     assert world.client(user="bob").error(Method.ALLOCATE, UDP) == 401
@@ -451,6 +473,7 @@ def old_client(world: World, host: str, port: int = 4001) -> Client:
     return client
 
 
+@pytest.mark.clause("Closed relay: the secret of old clients is accepted only beside a live signaling connection")
 def test_old_clients_are_accepted_only_from_where_somebody_signals(make_world: type[World]) -> None:
     world = make_world(legacy_secret=LEGACY)
     client = old_client(world, ADA_HOST)
@@ -464,11 +487,13 @@ def test_old_clients_are_accepted_only_from_where_somebody_signals(make_world: t
     assert len(world.server.allocations) == 0
 
 
+@pytest.mark.clause("Closed relay: the secret of old clients is accepted only beside a live signaling connection")
 def test_without_the_switch_old_clients_are_refused(world: World) -> None:
     world.server.closed.open_session(ADA_HOST)
     assert old_client(world, ADA_HOST).error(Method.ALLOCATE, UDP) == 401
 
 
+@pytest.mark.clause("Closed relay: old clients reach what the sessions at their address reach")
 def test_old_clients_reach_what_the_sessions_at_their_address_reach(make_world: type[World]) -> None:
     world = make_world(legacy_secret=LEGACY)
     ada, ben = Person(world, ADA_HOST, 4001), Person(world, BEN_HOST, 4002)
@@ -486,6 +511,7 @@ def test_old_clients_reach_what_the_sessions_at_their_address_reach(make_world: 
     assert len(world.server.allocations) == 1
 
 
+@pytest.mark.clause("Closed relay: old clients reach what the sessions at their address reach")
 def test_of_two_old_clients_at_one_address_one_leaves(make_world: type[World]) -> None:
     world = make_world(legacy_secret=LEGACY)
     ada, ben = Person(world, ADA_HOST, 4001), Person(world, BEN_HOST, 4002)
@@ -523,6 +549,7 @@ def test_old_and_new_clients_are_in_one_call(make_world: type[World]) -> None:
 # Quotas
 
 
+@pytest.mark.clause("Quota: counted per session, per address for old clients, else per user and address")
 def test_a_quota_is_a_sessions_own(make_world: type[World]) -> None:
     world = make_world(user_quota=1)
     ada, housemate = Person(world, ADA_HOST, 4001), Person(world, ADA_HOST, 4002)
@@ -535,6 +562,7 @@ def test_a_quota_is_a_sessions_own(make_world: type[World]) -> None:
     assert housemate.client.error(Method.ALLOCATE, UDP) == 0
 
 
+@pytest.mark.clause("Quota: counted per session, per address for old clients, else per user and address")
 def test_old_clients_share_their_addresss_quota(make_world: type[World]) -> None:
     world = make_world(user_quota=1, legacy_secret=LEGACY)
     world.server.closed.open_session(ADA_HOST)
