@@ -44,9 +44,8 @@ def granted(answer: Message) -> int:
         ((), 400),
         (((AttributeType.REQUESTED_TRANSPORT, b"\x11"),), 400),
         ((TCP,), 442),
-        ((TCP, DONT_FRAGMENT), 442),  # the transport is judged before
-        ((UDP, DONT_FRAGMENT), 420),
-        ((UDP, DONT_FRAGMENT, RESERVED, family(9)), 420),
+        ((TCP, DONT_FRAGMENT), 442),
+        ((UDP, DONT_FRAGMENT), 0),
         ((UDP, RESERVED, family(9)), 400),
         ((UDP, RESERVED), 508),
         ((UDP, (0x7F00, b"")), 420),

@@ -16,7 +16,7 @@ from tavern.turn.commands import AddFlow, BindChannel, RemoveFlow, RevokePermiss
 from tavern.turn.drops import Drop
 from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.flows import Flow
-from tavern.turn.forwarding import CONTROL, Forwarder, Reply
+from tavern.turn.forwarding import CONTROL, Forwarder, Reply, Unfragmented
 
 if TYPE_CHECKING:
     from tavern.turn.indications import SockAddr
@@ -97,7 +97,6 @@ PEER_ONLY = [(AttributeType.XOR_PEER_ADDRESS, encode_xor_address(ip_address(PEER
     ("data", "reason"),
     [
         (send_indication(b"x", "192.0.2.2"), Drop.NO_PERMISSION),
-        (send_indication(b"x", PEER, 5000, (AttributeType.DONT_FRAGMENT, b"")), Drop.MALFORMED),
         (send_indication(b"x", PEER, 5000, (0x7F00, b"")), Drop.MALFORMED),
         (send_indication(b"x", PEER, 5000, *[(0xFF00, b"")] * 15), Drop.MALFORMED),
         (encode(Method.SEND, MessageClass.INDICATION, TRANSACTION, PEER_ONLY), Drop.MALFORMED),
@@ -279,6 +278,29 @@ def test_a_peer_with_many_ports_does_not_grow_the_table_and_keeps_channels() -> 
     assert len(flow.peers) <= 2048
     assert len(flow.permissions[PEER].known) <= 2048
     assert forwarder.from_peer(flow, b"x", (PEER, 5000), 0.0) == (flow, b"\x40\x00\x00\x01x", None)
+
+
+@pytest.mark.clause("8656 §11.2: a Send indication with DONT-FRAGMENT leaves unfragmented")
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_dont_fragment_is_for_this_packet(order: slice) -> None:
+    forwarder, flow = make()
+    permit(forwarder)
+    peer = (AttributeType.XOR_PEER_ADDRESS, encode_xor_address(ip_address(PEER), 5000, TRANSACTION))
+    attributes = [peer, (AttributeType.DATA, b"x"), (AttributeType.DONT_FRAGMENT, b"")][order]
+    data = encode(Method.SEND, MessageClass.INDICATION, TRANSACTION, attributes)
+    assert forwarder.from_client(data, CLIENT, 0.0) == Unfragmented(flow, b"x", (PEER, 5000))
+    assert forwarder.from_client(send_indication(b"x"), CLIENT, 0.0) == (flow, b"x", (PEER, 5000))
+    assert (flow.packets_from_client, flow.bytes_from_client) == (2, 2)
+
+
+def test_dont_fragment_changes_nothing_where_a_packet_is_handed_over() -> None:
+    forwarder, _, two = two_flows()
+    permit(forwarder, RELAY, 1, ours=True)
+    permit(forwarder, RELAY, 2, ours=True)
+    data = send_indication(b"hello", RELAY, 50002, (AttributeType.DONT_FRAGMENT, b""))
+    output = forwarder.from_client(data, CLIENT, 0.0)
+    assert isinstance(output, tuple)
+    assert (output[0], output[2]) == (two, None)
 
 
 def test_ipv6_both_ways() -> None:

@@ -35,6 +35,10 @@ class Endpoint:
         """One or two."""
         return {self.relay_ipv4, self.relay_ipv6}
 
+    def relay_towards(self, peer: SockAddr) -> socket.socket:
+        """The socket that sends to `peer`."""
+        return self.relay_ipv4 if len(peer) == 2 else self.relay_ipv6
+
     def add(self, relay: socket.socket) -> None:
         """`relay` is the socket of its family."""
         if relay.family == socket.AF_INET:

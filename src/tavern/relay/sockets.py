@@ -11,11 +11,16 @@ import attrs
 from tavern.addresses import IPAddress, SocketAddress, format_socket_address
 from tavern.errors import StartupError
 from tavern.stun.attributes import AddressFamily, family_of
+from tavern.turn.indications import SockAddr
 
 _IP_PKTINFO = 8  # Linux, <bits/in.h>; the socket module names it from Python 3.12 on
 _SO_RCVBUFFORCE = 33  # Linux: beyond net.core.rmem_max where we are root
 _SO_MEMINFO = 55  # Linux: an array of counters, the ninth is the packets dropped for a full buffer
 _MEMINFO = struct.Struct("9I")
+# Linux, <bits/in.h>: when to fragment. OMIT never sets DF and believes no ICMP message that a path is narrow: a forged
+# one would cost a call its packets. In IPv6 only the sender can fragment, and has to believe it. PROBE never fragments.
+_MTU_DISCOVER = {socket.AF_INET: (socket.IPPROTO_IP, 10), socket.AF_INET6: (socket.IPPROTO_IPV6, 23)}
+_PMTUDISC_WANT, _PMTUDISC_PROBE, _PMTUDISC_OMIT = 1, 3, 5
 _LISTENER_BUFFER = 4 << 20  # bytes: 20 ms of 100,000 packets/s, as the kernel counts them; all clients share it
 _RELAY_BUFFER = 256 << 10  # bytes: a burst of some 300 packets to one client
 _NO_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
@@ -114,6 +119,7 @@ def open_relay_socket(
         sock.setblocking(False)
         if ipv6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        _allow_fragments(sock)
         _size_buffer(sock, _RELAY_BUFFER)
         everywhere = "::" if ipv6 else "0.0.0.0"
         sock.bind((str(advertised) if advertised in local else everywhere, port))
@@ -121,6 +127,20 @@ def open_relay_socket(
         sock.close()
         raise
     return sock
+
+
+def send_unfragmented(relay: socket.socket, data: bytes, peer: SockAddr) -> None:
+    """Sends in one piece, with the DF bit where there is one. OSError with EMSGSIZE if the interface is too narrow."""
+    relay.setsockopt(*_MTU_DISCOVER[relay.family], _PMTUDISC_PROBE)
+    try:
+        relay.sendto(data, peer)
+    finally:
+        _allow_fragments(relay)
+
+
+def _allow_fragments(relay: socket.socket) -> None:
+    discovery = _PMTUDISC_OMIT if relay.family == socket.AF_INET else _PMTUDISC_WANT
+    relay.setsockopt(*_MTU_DISCOVER[relay.family], discovery)
 
 
 def _size_buffer(sock: socket.socket, size: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import select
@@ -18,7 +19,14 @@ from tavern.addresses import SocketAddress
 from tavern.relay.control_queue import ControlPacket, ControlQueue
 from tavern.relay.data_path import DataPathStatistics
 from tavern.relay.endpoints import AddRelay, Endpoint, UdpClient
-from tavern.relay.sockets import Ancillary, Listener, dropped_packets, local_address_in_pktinfo, reply_ancillary
+from tavern.relay.sockets import (
+    Ancillary,
+    Listener,
+    dropped_packets,
+    local_address_in_pktinfo,
+    reply_ancillary,
+    send_unfragmented,
+)
 from tavern.relay.stream_links import FromStream, PythonStreamLink, PythonStreamLinks, ToStream
 from tavern.turn.commands import (
     AddFlow,
@@ -38,7 +46,7 @@ from tavern.turn.commands import (
 from tavern.turn.drops import Drop
 from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.flows import Flow
-from tavern.turn.forwarding import CONTROL, Forwarder, Reply
+from tavern.turn.forwarding import CONTROL, Forwarder, Reply, Unfragmented
 from tavern.turn.indications import SockAddr
 
 _MAX_DATAGRAM = 65535
@@ -214,6 +222,8 @@ class PythonDataPath:
                     continue
                 if output is CONTROL:
                     self._to_control(listener, data, client, local, now)
+                elif isinstance(output, Unfragmented):
+                    self._send_unfragmented(output)
                 elif isinstance(output, Reply):
                     self._send_from(listener.sock, output.data, reply_ancillary(local), client)
                 else:
@@ -251,6 +261,15 @@ class PythonDataPath:
                 self._forwarder.drops[Drop.STREAM_OUTBOX_FULL] += 1
         except OSError as error:
             self._count_unsent(error)
+
+    def _send_unfragmented(self, output: Unfragmented[Endpoint]) -> None:
+        try:
+            send_unfragmented(output.flow.handle.relay_towards(output.peer), output.data, output.peer)
+        except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                self._forwarder.drops[Drop.WOULD_FRAGMENT] += 1
+            else:
+                self._count_unsent(error)
 
     def _send_from(self, listener: socket.socket, data: bytes, ancillary: Ancillary, client: SockAddr) -> None:
         try:
@@ -320,6 +339,8 @@ class PythonDataPath:
             output = self._forwarder.from_client(frame, five_tuple, now)
             if isinstance(output, tuple):
                 self._send(output)
+            elif isinstance(output, Unfragmented):
+                self._send_unfragmented(output)
 
     def _add_relay(self, new: AddRelay) -> None:
         command, relay = new.command, new.relay

@@ -22,7 +22,7 @@ from tavern.stun.attributes import (
 from tavern.stun.message import AttributeType, Message
 from tavern.turn.allocation import Allocation, QuotaKey, RelayedAddress, granted_lifetime_s
 from tavern.turn.allocations import AllocationTable
-from tavern.turn.answers import ErrorCode, Refusal, UnknownAttributes, authenticated_error, success
+from tavern.turn.answers import ErrorCode, Refusal, authenticated_error, success
 from tavern.turn.auth import Identity
 from tavern.turn.commands import AddFlow, AddRelayedAddress, Effect, OpenRelaySocket
 from tavern.turn.five_tuple import FiveTuple
@@ -36,8 +36,6 @@ _NOT_WITH_A_TOKEN = (
     AttributeType.REQUESTED_ADDRESS_FAMILY,
     AttributeType.ADDITIONAL_ADDRESS_FAMILY,
 )
-# Known, comprehension-required, and not built: refused at their step rather than ignored (RFC 8656 §7.2).
-_UNSUPPORTED_IN_ALLOCATE = (AttributeType.DONT_FRAGMENT,)
 
 
 AllocateStep = tuple[list[Effect], bytes | None]
@@ -273,8 +271,6 @@ def _check_transport(request: Message) -> None:
         raise Refusal(ErrorCode.BAD_REQUEST)
     if decode_requested_transport(transport) != UDP_PROTOCOL:
         raise Refusal(ErrorCode.UNSUPPORTED_TRANSPORT)
-    if unsupported := [kind for kind in _UNSUPPORTED_IN_ALLOCATE if request.get(kind) is not None]:
-        raise UnknownAttributes([int(kind) for kind in unsupported])
 
 
 def _quota_key(identity: Identity, five_tuple: FiveTuple) -> QuotaKey:

@@ -18,6 +18,7 @@ class Drop(StrEnum):
     SEND_BUFFER_FULL = "send_buffer_full"
     RECEIVE_BUFFER_FULL = "receive_buffer_full"
     TOO_LARGE = "too_large"
+    WOULD_FRAGMENT = "would_fragment"
     CONTROL_QUEUE_FULL = "control_queue_full"
     STREAM_OUTBOX_FULL = "stream_outbox_full"
     OVER_USER_RATE = "over_user_rate"

@@ -65,6 +65,15 @@ class Reply:
     data: bytes
 
 
+@attrs.frozen(slots=True)
+class Unfragmented(Generic[Handle]):
+    """To leave to a peer in one piece or not at all (DONT-FRAGMENT, RFC 8656 §11.2)."""
+
+    flow: Flow[Handle]
+    data: bytes = attrs.field(repr=False)
+    peer: SockAddr
+
+
 Output = tuple[Flow[Handle], bytes, SockAddr | None]
 """Through whose sockets, what, and to which peer; None: to the flow's client."""
 
@@ -223,7 +232,7 @@ class Forwarder(Generic[Handle]):
 
     def from_client(
         self, data: bytes, client_key: Hashable, now: float, client: SockAddr | None = None
-    ) -> Output[Handle] | Reply | Unusual | None:
+    ) -> Output[Handle] | Unfragmented[Handle] | Reply | Unusual | None:
         """What a datagram from a client becomes; None if it is dropped, CONTROL if it is for the control side.
 
         A plain Binding request is answered here if `client`, its sender, is given.
@@ -288,21 +297,26 @@ class Forwarder(Generic[Handle]):
         flow.bytes_to_client += size
         return flow, framed, None
 
-    def _send_indication(self, data: bytes, client_key: Hashable, now: float) -> Output[Handle] | None:
+    def _send_indication(
+        self, data: bytes, client_key: Hashable, now: float
+    ) -> Output[Handle] | Unfragmented[Handle] | None:
         flow = self._by_client.get(client_key)
         if flow is None:
             return self._drop(Drop.NO_FLOW)
         parsed = read_send_indication(data)
         if parsed is None:
             return self._drop(Drop.MALFORMED)
-        address, payload = parsed
+        address, payload, dont_fragment = parsed
         peer = flow.peers.get(address)
         if peer is None or peer.permission.expires_at <= now:
             peer = self._permitted(flow, address, now)
             if peer is None:
                 return self._drop(Drop.NO_PERMISSION)
         if peer.ours:
-            return self._to_us(flow, peer, payload, peer.permission.relayed_only, now)
+            output = self._to_us(flow, peer, payload, peer.permission.relayed_only, now)
+            if dont_fragment and output is not None and output[2] is not None:
+                return Unfragmented(flow, payload, peer.address)
+            return output
         claim = peer.permission.claim
         if claim is not None and not claim.may_leave(payload, now):
             return self._drop(Drop.UNPROVEN_PEER)
@@ -310,6 +324,8 @@ class Forwarder(Generic[Handle]):
             return None
         flow.packets_from_client += 1
         flow.bytes_from_client += len(payload)
+        if dont_fragment:
+            return Unfragmented(flow, payload, peer.address)
         return flow, payload, peer.address
 
     def _to_us(

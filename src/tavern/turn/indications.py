@@ -16,6 +16,7 @@ _COOKIE = 0x2112A442
 _PORT_MASK = _COOKIE >> 16
 _XOR_PEER_ADDRESS = 0x0012
 _DATA = 0x0013
+_DONT_FRAGMENT = 0x001A
 _MESSAGE_INTEGRITY = 0x0008
 # Comprehension-required, but without meaning in an indication that nobody authenticates.
 _IGNORED = frozenset({0x0001, 0x0006, 0x0014, 0x0015, 0x0020})
@@ -25,11 +26,11 @@ _USUAL_START = b"\x00\x12\x00\x08\x00\x01"  # XOR-PEER-ADDRESS of 8 bytes, IPv4;
 _USUAL_DATA = b"\x00\x13"
 
 
-def read_send_indication(data: bytes) -> tuple[SockAddr, bytes] | None:
-    """The peer and the DATA of a Send indication; None if it is malformed, lacks one of the two, or has more than 16
-    attributes or a comprehension-required one that is not known (§11.2; DONT-FRAGMENT is one for now). Never raises.
+def read_send_indication(data: bytes) -> tuple[SockAddr, bytes, bool] | None:
+    """The peer and the DATA of a Send indication, and whether it has DONT-FRAGMENT.
 
-    `data` is at least a STUN header of that type.
+    None if it is malformed, lacks one of the first two, or has more than 16 attributes or a comprehension-required one
+    that is not known (§11.2). Never raises. `data` is at least a STUN header of that type.
     """
     size = len(data)
     if data[2] << 8 | data[3] != size - _HEADER_SIZE or size & 3:
@@ -37,12 +38,13 @@ def read_send_indication(data: bytes) -> tuple[SockAddr, bytes] | None:
     if data[20:26] == _USUAL_START and data[32:34] == _USUAL_DATA:
         payload_size = data[34] << 8 | data[35]
         if payload_size + (-payload_size & 3) == size - 36:
-            return _ipv4_peer(data[26:32]), data[36 : 36 + payload_size]
+            return _ipv4_peer(data[26:32]), data[36 : 36 + payload_size], False
     return _read_attributes(data)
 
 
-def _read_attributes(data: bytes) -> tuple[SockAddr, bytes] | None:
+def _read_attributes(data: bytes) -> tuple[SockAddr, bytes, bool] | None:
     peer: SockAddr | None = None
+    dont_fragment = False
     payload: bytes | None = None
     offset = _HEADER_SIZE
     left = _MAX_ATTRIBUTES
@@ -61,13 +63,15 @@ def _read_attributes(data: bytes) -> tuple[SockAddr, bytes] | None:
                 return None
         elif kind == _DATA:
             payload = value if payload is None else payload
+        elif kind == _DONT_FRAGMENT:
+            dont_fragment = True
         elif kind == _MESSAGE_INTEGRITY:
             break  # what follows it is ignored
         elif kind < 0x8000 and kind not in _IGNORED:
             return None
     if peer is None or payload is None:
         return None
-    return peer, payload
+    return peer, payload, dont_fragment
 
 
 def _read_peer(value: bytes, cookie_and_transaction: bytes) -> SockAddr | None:

@@ -32,7 +32,6 @@ from tavern.turn.reach import Reach
 from tavern.turn.requests import RequestHandler
 from tavern.turn.retransmissions import AnswerMemory
 
-# DONT-FRAGMENT is among them to be refused at its step of Allocate (RFC 8656 §7.2).
 _KNOWN_ATTRIBUTES = frozenset(kind.value for kind in AttributeType)
 _TURN_METHODS = frozenset({Method.ALLOCATE, Method.REFRESH, Method.CREATE_PERMISSION, Method.CHANNEL_BIND})
 
