@@ -30,7 +30,9 @@ def test_everything_has_the_promised_default() -> None:
     assert (settings.turn_port, settings.turn_min_port, settings.turn_max_port) == (3478, 49152, 65535)
     assert (settings.heartbeat_interval_s, settings.heartbeat_timeout_s) == (10.0, 5.0)
     assert (settings.rate_create, settings.rate_messages) == (10, 30)
-    assert (settings.turn_user_quota, settings.turn_401_rate) == (128, 64)
+    assert (settings.turn_user_quota, settings.turn_address_quota, settings.turn_401_rate) == (128, 1024, 64)
+    assert (settings.turn_max_permissions, settings.turn_max_channels) == (512, 512)
+    assert (settings.turn_user_bytes_per_s, settings.turn_bytes_per_s, settings.turn_monthly_gb) == (0, 0, 0)
     assert settings.trusted_proxies == (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 
 
@@ -63,6 +65,12 @@ def test_what_is_empty_is_not_set() -> None:
         ("TAVERN_TURN_ALLOW_PEERS", "192.168.1.0/24", "turn_allow_peers", (ip_network("192.168.1.0/24"),)),
         ("TAVERN_RATE_MSG_SEC", str(2**31 - 1), "rate_messages", 2**31 - 1),
         ("TAVERN_RATE_CREATE", str(2**31 - 1), "rate_create", 2**31 - 1),
+        ("TAVERN_TURN_ADDRESS_QUOTA", "7", "turn_address_quota", 7),
+        ("TAVERN_TURN_MAX_PERMISSIONS", "1024", "turn_max_permissions", 1024),
+        ("TAVERN_TURN_MAX_CHANNELS", "1", "turn_max_channels", 1),
+        ("TAVERN_TURN_USER_BYTES_PER_S", "125000", "turn_user_bytes_per_s", 125_000),
+        ("TAVERN_TURN_BYTES_PER_S", "12500000", "turn_bytes_per_s", 12_500_000),
+        ("TAVERN_TURN_MONTHLY_GB", "20000", "turn_monthly_gb", 20_000),
         ("TAVERN_HEARTBEAT_INTERVAL", "2500", "heartbeat_interval_s", 2.5),
         ("TAVERN_LOG_LEVEL", "WARN", "log_level", "warn"),
     ],
@@ -99,6 +107,12 @@ def test_values_are_read(variable: str, value: str, attribute: str, parsed: obje
         ("TAVERN_ICE_URLS", "http://a", "'http://a' is not"),
         ("TAVERN_TURN_ALLOW_PEERS", "10.0.0.1/8", "ranges"),
         ("TAVERN_TRUSTED_PROXIES", "proxy", "ranges"),
+        ("TAVERN_TURN_ADDRESS_QUOTA", "0", "1 to 2147483647"),
+        ("TAVERN_TURN_MAX_PERMISSIONS", "1025", "1 to 1024"),
+        ("TAVERN_TURN_MAX_CHANNELS", "0", "1 to 1024"),
+        ("TAVERN_TURN_USER_BYTES_PER_S", "1MB", "0 to 2147483647"),
+        ("TAVERN_TURN_BYTES_PER_S", "-1", "0 to 2147483647"),
+        ("TAVERN_TURN_MONTHLY_GB", "0.5", "0 to 1000000"),
         ("TAVERN_RATE_MSG_SEC", "0", "1 to 2147483647"),
         ("TAVERN_RATE_MSG_SEC", str(2**31), "1 to 2147483647"),
         ("TAVERN_HEARTBEAT_INTERVAL", "10s", "milliseconds"),

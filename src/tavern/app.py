@@ -27,6 +27,7 @@ from tavern.startup import Decisions, decide
 from tavern.store.base import Store
 from tavern.store.memory import MemoryStore
 from tavern.store.sqlite import open_sqlite_store
+from tavern.turn.budget import GB
 from tavern.web.asgi import Health, make_app
 from tavern.web.door import Door
 from tavern.web.websocket import WebSocketLimits
@@ -107,7 +108,7 @@ async def _run(
         listen(settings) as listening,
         _supervised("relay") as relay_nursery,
     ):
-        relay = Relay(_relay_config(settings, decisions))
+        relay = Relay(_relay_config(settings, decisions), store=store)
         stun = await relay_nursery.start(relay.run, listening.udp)
         server = _Server(settings, store, relay, listening)
         async with _supervised("rooms") as rooms_nursery:
@@ -233,6 +234,12 @@ def _relay_config(settings: Settings, decisions: Decisions) -> RelayConfig:
         allow_peers=settings.turn_allow_peers,
         deny_peers=settings.turn_deny_peers,
         user_quota=settings.turn_user_quota,
+        address_quota=settings.turn_address_quota,
         max_allocations=decisions.max_allocations,
+        max_permissions=settings.turn_max_permissions,
+        max_channels=settings.turn_max_channels,
         unauthenticated_rate=settings.turn_401_rate,
+        user_bytes_per_s=settings.turn_user_bytes_per_s,
+        bytes_per_s=settings.turn_bytes_per_s,
+        monthly_bytes=settings.turn_monthly_gb * GB,
     )

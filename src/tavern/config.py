@@ -29,6 +29,9 @@ LogLevel = Literal["trace", "debug", "info", "warn", "error"]
 
 SECRETS = frozenset({"TAVERN_TURN_SECRET", "TAVERN_TURN_PREVIOUS_SECRET"})
 """Settings whose values are not shown."""
+# A mesh of 8 names 7 peers with a few dozen addresses each. The data path knows 2048 exact peers of an allocation, and
+# must have room beside those with channels.
+_MAX_PER_ALLOCATION = 1024
 _LIMIT = 2**31 - 1  # the ceiling that the protocol promises for its limits
 
 
@@ -105,6 +108,30 @@ class Settings:
     )
     turn_user_quota: int = _setting(
         "TAVERN_TURN_USER_QUOTA", 128, values.integer(1, _LIMIT), "relay allocations per session"
+    )
+    turn_address_quota: int = _setting(
+        "TAVERN_TURN_ADDRESS_QUOTA", 1024, values.integer(1, _LIMIT), "relay allocations per address, whoever asks"
+    )
+    turn_max_permissions: int = _setting(
+        "TAVERN_TURN_MAX_PERMISSIONS", 512, values.integer(1, _MAX_PER_ALLOCATION), "permissions per relay allocation"
+    )
+    turn_max_channels: int = _setting(
+        "TAVERN_TURN_MAX_CHANNELS", 512, values.integer(1, _MAX_PER_ALLOCATION), "channels per relay allocation"
+    )
+    turn_user_bytes_per_s: int = _setting(
+        "TAVERN_TURN_USER_BYTES_PER_S",
+        0,
+        values.integer(0, _LIMIT),
+        "bytes relayed a second per session (0: unlimited)",
+    )
+    turn_bytes_per_s: int = _setting(
+        "TAVERN_TURN_BYTES_PER_S", 0, values.integer(0, _LIMIT), "bytes relayed a second in all (0: unlimited)"
+    )
+    turn_monthly_gb: int = _setting(
+        "TAVERN_TURN_MONTHLY_GB",
+        0,
+        values.integer(0, 1_000_000),
+        "GB (10^9 bytes) the relay may send a month (0: no budget)",
     )
     turn_401_rate: int = _setting(
         "TAVERN_TURN_401_RATE", 64, values.integer(1, _LIMIT), "unauthenticated TURN answers a second per address"

@@ -15,6 +15,7 @@ import trio
 
 from tavern.addresses import SocketAddress
 from tavern.relay.service import Relay, RelayConfig
+from tavern.store.base import Store
 from tavern.stun.attributes import decode_xor_address, encode_xor_address
 from tavern.stun.integrity import long_term_key
 from tavern.stun.message import Attribute, AttributeType, Message, MessageClass, Method, encode, parse
@@ -44,7 +45,10 @@ def config(**changes: object) -> RelayConfig:
         advertised_addresses=(ip_address("127.0.0.1"), ip_address("::1")),
         allow_peers=LOOPBACK,
         user_quota=50,
+        address_quota=1000,
         max_allocations=1000,
+        max_permissions=512,
+        max_channels=512,
         unauthenticated_rate=64,
     )
     return attrs.evolve(plain, **changes)  # type: ignore[arg-type]
@@ -70,8 +74,10 @@ Start = Callable[..., AbstractAsyncContextManager[Running]]
 
 
 @asynccontextmanager
-async def start(**changes: object) -> AsyncIterator[Running]:
-    relay = Relay(config(**changes))
+async def start(
+    *, store: Store | None = None, wall_clock: Callable[[], float] = time.time, **changes: object
+) -> AsyncIterator[Running]:
+    relay = Relay(config(**changes), store=store, wall_clock=wall_clock)
     async with trio.open_nursery() as nursery:
         addresses: tuple[SocketAddress, ...] = await nursery.start(relay.run)
         yield Running(relay, addresses, nursery)

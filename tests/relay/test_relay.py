@@ -345,7 +345,10 @@ def test_statistics_before_the_start_are_zero() -> None:
         secrets=("north",),
         advertised_addresses=(ip_address("127.0.0.1"),),
         user_quota=1,
+        address_quota=1000,
         max_allocations=1000,
+        max_permissions=512,
+        max_channels=512,
         unauthenticated_rate=1,
     )
     statistics = Relay(config).statistics()

@@ -25,6 +25,7 @@ from tavern.turn.flows import Traffic
 if TYPE_CHECKING:
     from tavern.relay.sockets import Listener
     from tavern.turn.commands import AddFlow, AddRelayedAddress, Command
+    from tavern.turn.metering import Meter
     from tests.relay.conftest import Connect, Start
 
 PACKETS = 20
@@ -33,7 +34,7 @@ PACKETS = 20
 class WaitingPackets:
     """A `DataPath` without a thread, in which some packets wait from the start."""
 
-    def __init__(self, listeners: list[Listener], _own_hosts: frozenset[str]) -> None:
+    def __init__(self, listeners: list[Listener], _own_hosts: frozenset[str], _meter: Meter) -> None:
         self.listeners = listeners
         five_tuple = FiveTuple(Transport.UDP, ("127.0.0.1", 9), listeners[0].address)
         data = encode(Method.BINDING, MessageClass.REQUEST, bytes(12))

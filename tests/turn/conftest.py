@@ -27,6 +27,7 @@ from tavern.turn.commands import (
     SendToClient,
     SetCircles,
     SetPermission,
+    SetTransfer,
     UnbindChannel,
 )
 from tavern.turn.five_tuple import FiveTuple, Transport
@@ -49,7 +50,10 @@ class World:
             min_relay_port=50000,
             max_relay_port=50009,
             user_quota=5,
+            address_quota=1000,
             max_allocations=1000,
+            max_permissions=512,
+            max_channels=512,
             unauthenticated_rate=64,
         )
         config = attrs.evolve(config, **changes)  # type: ignore[arg-type]
@@ -118,6 +122,8 @@ class World:
                 self.forwarder.bind_channel(effect)
             elif isinstance(effect, UnbindChannel):
                 self.forwarder.unbind_channel(effect)
+            elif isinstance(effect, SetTransfer):
+                self.forwarder.set_transfer(effect)
         return answer
 
     def tick(self, seconds: float) -> None:

@@ -172,11 +172,42 @@ def test_7_2_a_quota_is_counted_by_ipv6_network(world: World) -> None:
     world.client(4000, "2a00:0:0:1::9").allocate()
 
 
+def test_7_2_an_address_has_a_quota_whatever_the_credentials_486(make_world: type[World]) -> None:
+    world = make_world(address_quota=3)
+    clients = [world.client(4000 + n, user=str(n)) for n in range(3)]
+    for client in clients:
+        client.allocate()
+    assert world.client(4100, user="eve").error(Method.ALLOCATE, UDP) == 486
+    world.client(4100, "203.0.113.8", user="0").allocate()
+    assert clients[0].error(Method.REFRESH, lifetime(0)) == 0
+    world.client(4101, user="eve").allocate()
+    assert world.client(4102, user="eve").error(Method.ALLOCATE, UDP) == 486
+
+
+def test_7_2_an_addresss_quota_is_counted_by_ipv6_network(make_world: type[World]) -> None:
+    world = make_world(address_quota=1)
+    world.client(4000, "2a00::1", user="a").allocate()
+    assert world.client(4000, "2a00::9", user="b").error(Method.ALLOCATE, UDP) == 486
+    world.client(4000, "2a00:0:0:1::9", user="b").allocate()
+
+
+def test_7_2_no_allocation_while_the_months_transfer_is_spent_486(world: World) -> None:
+    client = world.client()
+    client.allocate()
+    world.execute(world.server.set_budget_spent(True))
+    late = world.client(4001)
+    assert late.error(Method.ALLOCATE, UDP) == 486
+    assert client.error(Method.REFRESH) == 0
+    assert client.permit("9.9.9.9") == 0
+    world.execute(world.server.set_budget_spent(False))
+    late.allocate()
+
+
 def test_users_without_allocations_are_forgotten(world: World) -> None:
     for n in range(5):
         world.client(4000 + n, user=str(n)).allocate()
     world.tick(600)
-    assert len(world.server.allocations._held) == 0
+    assert len(world.server.allocations._held) == len(world.server.allocations._held_at) == 0
 
 
 def test_7_2_no_port_left_508_and_every_port_was_used(world: World) -> None:

@@ -190,6 +190,15 @@ def test_12_a_channel_lives_600_s_and_then_number_and_peer_are_free(world: World
     assert UnbindChannel(1, 0x4000) in world.commands
 
 
+def test_how_many_permissions_and_channels_an_allocation_has_is_a_setting_508(make_world: type[World]) -> None:
+    client = make_world(max_permissions=3, max_channels=2).client()
+    client.allocate()
+    assert client.permit("9.9.2.1", "9.9.2.2", "9.9.2.3", "9.9.2.4") == 508
+    assert client.permit("9.9.2.1", "9.9.2.2", "9.9.2.3") == 0
+    assert client.bind(0x4000, "9.9.2.4", 5000) == 508
+    assert [client.bind(0x4000 + n, "9.9.2.1", 5000 + n) for n in range(3)] == [0, 0, 508]
+
+
 def test_12_channels_are_bounded_508(client: Client) -> None:
     assert all(client.bind(0x4000 + n, PEER, 1 + n) == 0 for n in range(512))
     assert client.bind(0x4FFF, PEER, 9999) == 508

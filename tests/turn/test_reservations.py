@@ -88,6 +88,19 @@ def test_a_token_that_is_not_8_bytes_is_400(world: World) -> None:
     assert world.client().error(Method.ALLOCATE, UDP, token(b"1234567")) == 400
 
 
+def test_a_reservation_counts_for_its_addresss_quota_whoever_asks_486(make_world: type[World]) -> None:
+    world = make_world(address_quota=3)
+    _, reserved = reserve(world.client(4000, user="a"))
+    assert world.client(4001, user="b").error(Method.ALLOCATE, UDP, EVEN_AND_NEXT) == 486
+    assert world.client(4001, user="b").error(Method.ALLOCATE, UDP) == 0
+    assert world.client(4002, user="c").error(Method.ALLOCATE, UDP) == 486
+    assert world.client(4003, user="a").error(Method.ALLOCATE, UDP, reserved) == 0
+    assert world.client(4002, user="c").error(Method.ALLOCATE, UDP) == 486
+    world.tick(600)
+    assert not world.server.allocations.reservations._held_at
+    assert world.client(4002, user="c").error(Method.ALLOCATE, UDP) == 0
+
+
 @pytest.mark.clause("8656 §7.2: a reservation is kept 30 s")
 def test_a_reservation_is_kept_30_s_and_its_port_is_free_then(world: World) -> None:
     client = world.client(4000)

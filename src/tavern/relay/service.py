@@ -21,12 +21,16 @@ from tavern.relay.routes import is_local
 from tavern.relay.sockets import Listener, open_listeners, open_relay_socket
 from tavern.relay.streams import StreamServer
 from tavern.relay.thread import PythonDataPath
+from tavern.relay.usage import UsageKeeper
+from tavern.store.base import Store
 from tavern.stun.attributes import AddressFamily, family_of
 from tavern.turn.auth import Credential
+from tavern.turn.budget import MonthlyUsage, sent_bytes
 from tavern.turn.commands import AddFlow, AddRelayedAddress, Effect, OpenRelaySocket
 from tavern.turn.drops import Drop
 from tavern.turn.five_tuple import FiveTuple
 from tavern.turn.flows import Traffic
+from tavern.turn.metering import Meter
 from tavern.turn.server import TurnConfig, TurnServer
 
 _log = logging.getLogger(__name__)
@@ -62,10 +66,21 @@ class RelayConfig:
     """Ranges that the relay never sends to."""
     user_quota: int
     """Relayed addresses per user; a dual allocation has two."""
+    address_quota: int
+    """Relayed addresses per client address."""
     max_allocations: int
     """In all: each holds a file descriptor."""
+    max_permissions: int
+    """Per allocation."""
+    max_channels: int
+    """Per allocation."""
     unauthenticated_rate: int
     """Unauthenticated error answers per second and source."""
+    user_bytes_per_s: int = 0
+    """What one user's flows may carry, as all of them together `bytes_per_s`; 0: unlimited."""
+    bytes_per_s: int = 0
+    monthly_bytes: int = 0
+    """What may be sent in a calendar month (UTC); 0: no budget."""
 
 
 @attrs.frozen(kw_only=True)
@@ -84,6 +99,8 @@ class RelayStatistics:
     unauthenticated_answers: int
     unauthenticated_suppressed: int
     """Not sent: the source's limit was reached."""
+    usage: MonthlyUsage
+    """What was sent this month, headers estimated; also before this start where there is a store."""
 
 
 @attrs.frozen
@@ -97,8 +114,17 @@ class _Session:
 class Relay:
     """STUN and TURN over UDP, and over the streams that others accept. Made once, run once."""
 
-    def __init__(self, config: RelayConfig, *, wall_clock: Callable[[], float] = time.time) -> None:
-        """`wall_clock` gives Unix seconds: credentials expire by it. All else goes by `time.monotonic`."""
+    def __init__(
+        self,
+        config: RelayConfig,
+        *,
+        store: Store | None = None,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`wall_clock` gives Unix seconds: credentials and months end by it. All else goes by `time.monotonic`.
+
+        `store`: where it is kept what was sent in a month; it must outlive `run`.
+        """
         self._config = config
         self._wall_clock = wall_clock
         self._advertised = {family_of(address): address for address in config.advertised_addresses}
@@ -121,12 +147,22 @@ class Relay:
                 allow_peers=config.allow_peers,
                 deny_peers=config.deny_peers,
                 user_quota=config.user_quota,
+                address_quota=config.address_quota,
                 max_allocations=config.max_allocations,
+                max_permissions=config.max_permissions,
+                max_channels=config.max_channels,
                 unauthenticated_rate=config.unauthenticated_rate,
             ),
             random=random.SystemRandom(),
             nonce_key=secrets.token_bytes(32),
             is_local=is_local,
+        )
+        self._usage = UsageKeeper(
+            config.monthly_bytes,
+            store,
+            sent_bytes=lambda: sent_bytes(self._traffic()),
+            on_spent=lambda is_spent: self._execute(self._server.set_budget_spent(is_spent)),
+            wall_clock=wall_clock,
         )
 
     async def run(
@@ -145,7 +181,8 @@ class Relay:
         own_hosts = frozenset(str(address) for address in self._config.advertised_addresses)
         try:
             self._local_addresses = interface_addresses()
-            data_path = PythonDataPath(listeners, own_hosts)
+            meter = Meter(self._config.user_bytes_per_s, self._config.bytes_per_s)
+            data_path = PythonDataPath(listeners, own_hosts, meter)
         except BaseException:
             for listener in listeners:
                 listener.sock.close()
@@ -155,15 +192,18 @@ class Relay:
         try:
             self._execute(self._server.set_local_addresses(self._local_addresses))
             self._server.set_listeners(frozenset(listener.address for listener in listeners))
+            self._usage.enforce()
             data_path.start()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._serve_control, data_path)
                 nursery.start_soon(self._serve_timers)
                 nursery.start_soon(self._refresh_addresses)
+                nursery.start_soon(self._usage.run)
                 task_status.started(tuple(listener.address for listener in listeners))
                 await data_path.wait_ended()
         finally:
             await data_path.stop()
+            await self._usage.close()
 
     async def serve_stream(self, stream: trio.abc.Stream, first: bytes, five_tuple: FiveTuple) -> None:
         """Serves a client over TCP or TLS while `run` runs; see StreamServer.serve."""
@@ -224,7 +264,11 @@ class Relay:
             control_drops=data_path.drops[Drop.CONTROL_QUEUE_FULL],
             unauthenticated_answers=self._server.counters.unauthenticated,
             unauthenticated_suppressed=self._server.counters.suppressed,
+            usage=self._usage.usage(),
         )
+
+    def _traffic(self) -> Traffic:
+        return Traffic() if self._data_path is None else self._data_path.statistics().traffic
 
     async def _serve_control(self, data_path: DataPath) -> None:
         while True:

@@ -48,6 +48,7 @@ from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.flows import Flow
 from tavern.turn.forwarding import CONTROL, Forwarder, Reply, Unfragmented
 from tavern.turn.indications import SockAddr
+from tavern.turn.metering import Meter
 
 _MAX_DATAGRAM = 65535
 _ANCILLARY_SIZE = 64  # one in6_pktinfo with its header is 40
@@ -60,11 +61,11 @@ _STOP_TIMEOUT_S = 5.0  # far beyond what a turn of the loop takes; a thread that
 class PythonDataPath:
     """`DataPath` as a supervised thread: what ends it is raised by `wait_ended`."""
 
-    def __init__(self, listeners: list[Listener], own_hosts: frozenset[str]) -> None:
-        """To be made inside trio. Takes the listeners over."""
+    def __init__(self, listeners: list[Listener], own_hosts: frozenset[str], meter: Meter | None = None) -> None:
+        """To be made inside trio. Takes the listeners over, and the meter, which nobody else may use."""
         self._listeners = listeners
         self._forwarder: Forwarder[Endpoint] = Forwarder(
-            own_hosts, lambda: random.getrandbits(96), frozenset(listener.port for listener in listeners)
+            own_hosts, lambda: random.getrandbits(96), frozenset(listener.port for listener in listeners), meter
         )
         self._handlers: dict[int, Callable[[float], None]] = {}
         self._epoll = select.epoll()

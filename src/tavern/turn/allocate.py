@@ -84,20 +84,24 @@ class AllocateHandler:
         is_own: Callable[[IPAddress], bool],
         circles: Callable[[Owner], Circles],
         user_quota: int,
+        address_quota: int,
         max_allocations: int,
     ) -> None:
         """`is_own`: whether an address is this machine's. `circles`: what an owner's sessions are, and where.
 
-        The two limits count relayed addresses.
+        The three limits count relayed addresses.
         """
         self._allocations = allocations
         self._advertised = advertised
         self._is_own = is_own
         self._circles = circles
         self._user_quota = user_quota
+        self._address_quota = address_quota
         self._max_allocations = max_allocations
         self._pending: dict[int, PendingAllocation] = {}
         self._last_id = 0
+        self.is_open = True
+        """Whether new allocations are made at all: not while the month's transfer budget is spent."""
 
     def handle(self, request: Message, five_tuple: FiveTuple, identity: Identity, now: float) -> AllocateStep:
         """The checks of §7.2, in its order."""
@@ -111,11 +115,14 @@ class AllocateHandler:
         even = request.get(AttributeType.EVEN_PORT)
         reserves_next = even is not None and decode_even_port(even)
         refused: dict[AddressFamily, ErrorCode] = {}
+        source = source_key(five_tuple.client[0])
+        if not self.is_open:
+            raise Refusal(ErrorCode.ALLOCATION_QUOTA_REACHED)
         if reservation is not None:
             self._allocations.reservations.remove(reservation)  # its port was counted already, and is this one's now
-        elif (code := self._full(key, 2 if reserves_next else 1)) is not None:
+        elif (code := self._full(key, source, 2 if reserves_next else 1)) is not None:
             raise Refusal(code)
-        elif len(families) == 2 and (code := self._additional_refused(key)) is not None:
+        elif len(families) == 2 and (code := self._additional_refused(key, source)) is not None:
             refused[families.pop()] = code
         self._last_id += 1
         pending = PendingAllocation(
@@ -174,18 +181,20 @@ class AllocateHandler:
             raise Refusal(ErrorCode.BAD_REQUEST)  # §18.11: no other value is valid
         return [AddressFamily.IPV4, AddressFamily.IPV6]
 
-    def _full(self, key: QuotaKey, wanted: int) -> ErrorCode | None:
+    def _full(self, key: QuotaKey, source: str, wanted: int) -> ErrorCode | None:
         """Why there cannot be `wanted` more relayed addresses."""
         if self._allocations.held_by(key) + wanted > self._user_quota:
+            return ErrorCode.ALLOCATION_QUOTA_REACHED
+        if self._allocations.held_at(source) + wanted > self._address_quota:
             return ErrorCode.ALLOCATION_QUOTA_REACHED
         if self._allocations.relayed_count + wanted > self._max_allocations:
             return ErrorCode.INSUFFICIENT_CAPACITY
         return None
 
-    def _additional_refused(self, key: QuotaKey) -> ErrorCode | None:
+    def _additional_refused(self, key: QuotaKey, source: str) -> ErrorCode | None:
         if AddressFamily.IPV6 not in self._advertised:
             return ErrorCode.ADDRESS_FAMILY_NOT_SUPPORTED
-        return self._full(key, 2)
+        return self._full(key, source, 2)
 
     def _proceed(self, pending: PendingAllocation, now: float) -> AllocateStep:
         while pending.families:
@@ -261,8 +270,9 @@ class AllocateHandler:
 
     def _reserve_next(self, pending: PendingAllocation, allocation: Allocation, now: float) -> bytes:
         [(family, port)] = pending.opened.items()
+        source = source_key(allocation.five_tuple.client[0])
         reservations = self._allocations.reservations
-        return reservations.add(allocation.quota_key, allocation.owner, family, port + 1, now).token
+        return reservations.add(allocation.quota_key, source, allocation.owner, family, port + 1, now).token
 
 
 def _check_transport(request: Message) -> None:

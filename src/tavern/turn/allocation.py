@@ -20,8 +20,6 @@ FIRST_CHANNEL = 0x4000
 # RFC 8656 §12 ends at 0x4FFF, RFC 5766 did at 0x7FFF, and clients of that age (coturn's own test client) still draw
 # from all of it. Nothing else of theirs on this five-tuple begins with these bytes, so granting them is harmless.
 LAST_CHANNEL = 0x7FFF
-MAX_PERMISSIONS = 512  # a mesh of 8 names 7 peers with a few dozen addresses each
-MAX_CHANNELS = 512  # browsers bind one for each pair that they use
 
 
 @attrs.define

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from random import Random
 
-from tavern.addresses import IPAddress, SocketAddress
+from tavern.addresses import IPAddress, SocketAddress, source_key
 from tavern.stun.attributes import AddressFamily
 from tavern.turn.allocation import NEVER, Allocation, QuotaKey
 from tavern.turn.commands import Effect, RemoveFlow, RemoveRelayedAddress
@@ -16,8 +16,8 @@ from tavern.turn.ports import PortRange
 from tavern.turn.reservations import Reservation, Reservations
 from tavern.turn.sessions import Owner
 
-# A sweep looks at all that an allocation holds, a thousand entries at most, so that it must not come for each of them.
-# Nothing waits for it: what has expired has no effect, and the allocation's next request forgets it too.
+# A sweep looks at all that an allocation holds, two thousand entries at most, so that it must not come for each of
+# them. Nothing waits for it: what has expired has no effect, and the allocation's next request forgets it too.
 _SWEEP_INTERVAL_S = 30
 
 
@@ -34,6 +34,7 @@ class AllocationTable:
         self._by_family: Counter[AddressFamily] = Counter()
         self._held: Counter[QuotaKey] = Counter()
         self._by_owner: defaultdict[Owner, dict[int, Allocation]] = defaultdict(dict)
+        self._held_at: Counter[str] = Counter()
         self._own_client_ports: Counter[int] = Counter()
         self._expiry = ExpiryQueue()
         self._sweeps = ExpiryQueue()
@@ -57,6 +58,10 @@ class AllocationTable:
         """How many relayed addresses this user has from there, with those that are reserved for it."""
         return self._held[key] + self.reservations.held_by(key)
 
+    def held_at(self, source: str) -> int:
+        """How many relayed addresses clients at this address (`source_key`) have, whoever they are; also reserved."""
+        return self._held_at[source] + self.reservations.held_at(source)
+
     def of_owner(self, owner: Owner) -> tuple[Allocation, ...]:
         """All that this owner has, by whatever five-tuples."""
         return tuple(self._by_owner.get(owner, {}).values())
@@ -78,10 +83,12 @@ class AllocationTable:
         assert allocation.five_tuple not in self._by_five_tuple
         self._by_five_tuple[allocation.five_tuple] = allocation
         self._by_id[allocation.id] = allocation
+        source = source_key(allocation.five_tuple.client[0])
         for family, relayed in allocation.relayed.items():
             self._by_relayed[relayed.address] = allocation
             self._by_family[family] += 1
             self._held[allocation.quota_key] += 1
+            self._held_at[source] += 1
         if allocation.owner is not None:
             self._by_owner[allocation.owner][allocation.id] = allocation
         if allocation.client_is_own:
@@ -129,6 +136,10 @@ class AllocationTable:
         self._held[allocation.quota_key] -= 1
         if not self._held[allocation.quota_key]:
             del self._held[allocation.quota_key]  # or every user ever seen would stay
+        source = source_key(allocation.five_tuple.client[0])
+        self._held_at[source] -= 1
+        if not self._held_at[source]:
+            del self._held_at[source]
         self.ports[family].release(address[1])
 
     def holds_until(self, allocation: Allocation, expires_at: float) -> None:

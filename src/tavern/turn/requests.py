@@ -20,8 +20,6 @@ from tavern.turn.allocation import (
     CHANNEL_LIFETIME_S,
     FIRST_CHANNEL,
     LAST_CHANNEL,
-    MAX_CHANNELS,
-    MAX_PERMISSIONS,
     PERMISSION_LIFETIME_S,
     Allocation,
     Channel,
@@ -57,7 +55,10 @@ class RequestHandler:
         reach: Reach,
         sessions: SessionTable,
         user_quota: int,
+        address_quota: int,
         max_allocations: int,
+        max_permissions: int,
+        max_channels: int,
     ) -> None:
         self._allocations = allocations
         self._advertised = advertised
@@ -68,8 +69,11 @@ class RequestHandler:
             is_own=reach.is_own,
             circles=sessions.circles,
             user_quota=user_quota,
+            address_quota=address_quota,
             max_allocations=max_allocations,
         )
+        self._max_permissions = max_permissions
+        self._max_channels = max_channels
 
     def handle(self, request: Message, five_tuple: FiveTuple, identity: Identity, now: float) -> Outcome:
         """Executes one authenticated request of a TURN method."""
@@ -155,7 +159,7 @@ class RequestHandler:
             raise Refusal(ErrorCode.BAD_REQUEST)
         peers = dict.fromkeys(decode_xor_address(value, request.transaction_id)[0] for value in values)
         judgements = {peer: self._judge(allocation, peer) for peer in peers}
-        if len(allocation.permissions.keys() | peers) > MAX_PERMISSIONS:
+        if len(allocation.permissions.keys() | peers) > self._max_permissions:
             raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
         effects: list[Effect] = [
             self._permit(allocation, peer, judgement, now) for peer, judgement in judgements.items()
@@ -179,9 +183,9 @@ class RequestHandler:
         judgement = self._judge(allocation, address)
         if not self._reach.may_bind(allocation, judgement, address, port):
             raise Refusal(ErrorCode.FORBIDDEN)
-        if bound is None and len(allocation.channels) >= MAX_CHANNELS:
+        if bound is None and len(allocation.channels) >= self._max_channels:
             raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
-        if address not in allocation.permissions and len(allocation.permissions) >= MAX_PERMISSIONS:
+        if address not in allocation.permissions and len(allocation.permissions) >= self._max_permissions:
             raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
         channel = Channel(peer, now + CHANNEL_LIFETIME_S)
         allocation.bind(number, channel)

@@ -21,6 +21,8 @@ class Reservation:
 
     token: bytes = attrs.field(repr=False)
     quota_key: QuotaKey
+    source: str
+    """The client's address or /64 (`source_key`)."""
     owner: Owner | None
     family: AddressFamily
     port: int
@@ -28,7 +30,7 @@ class Reservation:
 
 
 class Reservations:
-    """All of them, by token. Each counts for its user's quota and for the limit of all, so that there are no more.
+    """All of them, by token. Each counts for its user's and its address's quota and for the limit of all.
 
     Otherwise whoever allocates and goes, again and again, would reserve every port.
     """
@@ -40,6 +42,7 @@ class Reservations:
         """The first to expire first, since all have as long."""
         self._by_owner: defaultdict[Owner, dict[bytes, Reservation]] = defaultdict(dict)
         self._held: Counter[QuotaKey] = Counter()
+        self._held_at: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._by_token)
@@ -51,6 +54,10 @@ class Reservations:
         """How many this user has from there."""
         return self._held[key]
 
+    def held_at(self, source: str) -> int:
+        """How many clients at this address have, whoever they are."""
+        return self._held_at[source]
+
     def of_owner(self, owner: Owner) -> tuple[Reservation, ...]:
         """All that this owner has."""
         return tuple(self._by_owner.get(owner, {}).values())
@@ -60,12 +67,15 @@ class Reservations:
         reservation = self._by_token.get(token)
         return None if reservation is None or reservation.quota_key != key else reservation
 
-    def add(self, key: QuotaKey, owner: Owner | None, family: AddressFamily, port: int, now: float) -> Reservation:
+    def add(
+        self, key: QuotaKey, source: str, owner: Owner | None, family: AddressFamily, port: int, now: float
+    ) -> Reservation:
         """`port`, which was taken before, is reserved from now on."""
         token = self._random.randbytes(RESERVATION_TOKEN_SIZE)
-        reservation = Reservation(token, key, owner, family, port, now + RESERVATION_LIFETIME_S)
+        reservation = Reservation(token, key, source, owner, family, port, now + RESERVATION_LIFETIME_S)
         self._by_token[token] = reservation
         self._held[key] += 1
+        self._held_at[source] += 1
         if owner is not None:
             self._by_owner[owner][token] = reservation
         return reservation
@@ -76,6 +86,9 @@ class Reservations:
         self._held[reservation.quota_key] -= 1
         if not self._held[reservation.quota_key]:
             del self._held[reservation.quota_key]
+        self._held_at[reservation.source] -= 1
+        if not self._held_at[reservation.source]:
+            del self._held_at[reservation.source]
         if reservation.owner is not None:
             del self._by_owner[reservation.owner][reservation.token]
             if not self._by_owner[reservation.owner]:

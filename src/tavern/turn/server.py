@@ -23,7 +23,7 @@ from tavern.turn.answers import (
 )
 from tavern.turn.auth import Credentials, Identity, Nonces
 from tavern.turn.closed import ClosedRelay
-from tavern.turn.commands import CloseClient, Effect, RemoveFlow, SendToClient
+from tavern.turn.commands import CloseClient, Effect, RemoveFlow, SendToClient, SetTransfer
 from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.limiter import BURST_S, TokenBuckets, UnauthenticatedLimiter
 from tavern.turn.policy import Network, PeerPolicy
@@ -55,8 +55,13 @@ class TurnConfig:
     deny_peers: tuple[Network, ...] = ()
     user_quota: int
     """Relayed addresses that one user may hold at once from one address or /64, by whatever credentials."""
+    address_quota: int
+    """Relayed addresses that clients at one address or /64 may hold at once, whoever they are."""
     max_allocations: int
     """Relayed addresses of all users together: each has a socket."""
+    max_permissions: int
+    """Of one allocation, as are channels."""
+    max_channels: int
     unauthenticated_rate: float
     """Unauthenticated error answers per second and source."""
 
@@ -109,7 +114,10 @@ class TurnServer:
             reach=Reach(policy, self.closed.sessions, self.allocations),
             sessions=self.closed.sessions,
             user_quota=config.user_quota,
+            address_quota=config.address_quota,
             max_allocations=config.max_allocations,
+            max_permissions=config.max_permissions,
+            max_channels=config.max_channels,
         )
 
     def receive(self, data: bytes, five_tuple: FiveTuple, now: float, unix_time_s: float) -> list[Effect]:
@@ -181,6 +189,11 @@ class TurnServer:
         To be called before the first `receive`.
         """
         self._handler.set_listeners(addresses)
+
+    def set_budget_spent(self, is_spent: bool) -> list[Effect]:
+        """While the month's transfer is used up, no allocation is made and no data relayed; all else goes on."""
+        self._handler.allocate.is_open = not is_spent
+        return [SetTransfer(allowed=not is_spent)]
 
     def _handle_turn_request(
         self, request: Message, five_tuple: FiveTuple, now: float, unix_time_s: float
