@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -15,14 +14,15 @@ import pytest
 from tavern.client import ServerError, open_client
 from tavern.client.websocket import open_websocket
 from tests.end_to_end.server import RunningServer, free_port, running_server
+from tests.prerequisites import find_program, skip_unless
 
 PROXY_HOST = "127.0.0.7"
 README = Path(__file__).parents[2] / "README.md"
-NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/bin:/usr/local/bin:/usr/local/sbin")
+NGINX = find_program("nginx")
 
 pytestmark = [
     pytest.mark.end_to_end,
-    pytest.mark.skipif(NGINX is None, reason="nginx is not installed (apt-get install nginx-light)"),
+    skip_unless(NGINX is not None, "nginx is not installed (apt-get install nginx-light)"),
 ]
 
 

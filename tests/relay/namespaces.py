@@ -8,6 +8,8 @@ import subprocess
 
 import pytest
 
+from tests.prerequisites import skip_unless
+
 
 def in_namespace(setup: str, *command: str) -> list[str]:
     """`command` after the shell lines `setup`, as root of a new namespace with a loopback."""
@@ -30,8 +32,8 @@ def _permitted() -> bool:
     return subprocess.run(in_namespace(setup, "true"), capture_output=True, check=False).returncode == 0
 
 
-needs_namespaces = pytest.mark.skipif(
-    not _permitted(), reason="NETWORK NAMESPACES ARE NOT PERMITTED HERE: AnyIP, anycast, link-local are not tested"
+needs_namespaces = skip_unless(
+    _permitted(), "NETWORK NAMESPACES ARE NOT PERMITTED HERE: AnyIP, anycast, link-local are not tested"
 )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
+from tests.prerequisites import skip_unless
 from tests.relay.conftest import static_credential
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.end_to_end
 
 missing = [tool for tool in ("turnutils_uclient", "turnutils_stunclient", "turnutils_peer") if not shutil.which(tool)]
-needs_coturn = pytest.mark.skipif(
-    bool(missing), reason=f"NOT TESTED AGAINST COTURN'S CLIENTS: {', '.join(missing)} missing; apt-get install coturn"
+needs_coturn = skip_unless(
+    not missing, f"NOT TESTED AGAINST COTURN'S CLIENTS: {', '.join(missing)} missing; apt-get install coturn"
 )
 
 
