@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import math
-import shutil
 import struct
 import wave
 from collections.abc import Iterator
@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
-import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Playwright
+
+from tests.prerequisites import find_program, program
 
 PATIENCE_MS = 15_000
 """Within this everything that a test waits for has long happened, also on a busy machine."""
@@ -29,22 +30,34 @@ _FLAGS = (
 )
 _MICROPHONE_FLAGS = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 
-# Keeps the page's connections for getStats, and lets them use nothing but the relay.
-_RELAY_ONLY = """
-(() => {
+# Keeps the page's connections for getStats, and what went wrong while they gathered candidates; narrows what they use.
+_KEPT_CONNECTIONS = """
+(({ policy, turn }) => {
   const kept = [];
-  const relayed = (configuration) => ({ ...configuration, iceTransportPolicy: "relay" });
+  const errors = [];
+  const usable = (url) => !/^turns?:/.test(url) || turn === null || new RegExp(turn).test(url);
+  const narrowed = ({ iceServers = [], ...others }) => ({
+    ...others,
+    iceTransportPolicy: policy,
+    iceServers: iceServers
+      .map((server) => ({ ...server, urls: [server.urls].flat().filter(usable) }))
+      .filter(({ urls }) => urls.length > 0),
+  });
   window.keptConnections = kept;
+  window.gatheringErrors = errors;
   window.RTCPeerConnection = class extends window.RTCPeerConnection {
     constructor(configuration) {
-      super(relayed(configuration));
+      super(narrowed(configuration));
       kept.push(this);
+      this.addEventListener("icecandidateerror", ({ address, errorCode, errorText, url }) => {
+        errors.push(`${errorCode} ${errorText} (${url} from ${address})`);
+      });
     }
     setConfiguration(configuration) {
-      super.setConfiguration(relayed(configuration));
+      super.setConfiguration(narrowed(configuration));
     }
   };
-})();
+})(CHOICE);
 """
 
 # The page forbids `eval`, which Playwright's own wait_for_function needs: the waiting is done by this instead.
@@ -75,10 +88,32 @@ async () => {
       bytesReceived: inbound?.bytesReceived ?? 0,
       local: stats.get(pair?.localCandidateId)?.candidateType ?? null,
       remote: stats.get(pair?.remoteCandidateId)?.candidateType ?? null,
+      relayProtocol: stats.get(pair?.localCandidateId)?.relayProtocol ?? null,
     };
   }));
 }
 """
+
+
+@attrs.frozen(kw_only=True)
+class IceChoice:
+    """What a page's connections may use."""
+
+    policy: str = "relay"
+    """`iceTransportPolicy`."""
+    turn: str | None = None
+    """Pattern of the TURN URLs that are used, of those that the server offers; None: all."""
+
+    @property
+    def script(self) -> str:
+        """To be run in a page before its own scripts."""
+        return _KEPT_CONNECTIONS.replace("CHOICE", json.dumps(attrs.asdict(self)))
+
+
+RELAY_ONLY = IceChoice()
+
+TURN_URLS = {"udp": "^turn:.*transport=udp$", "tcp": "^turn:.*transport=tcp$", "tls": "^turns:.*transport=tcp$"}
+"""Patterns of TURN URLs by transport."""
 
 
 @attrs.frozen
@@ -89,6 +124,8 @@ class CallStats:
     bytes_received: int
     local: str | None
     remote: str | None
+    relay_protocol: str | None
+    """How the page reaches the relay: `udp`, `tcp` or `tls`; None where it uses none."""
 
 
 def write_tone(path: Path) -> Path:
@@ -109,14 +146,15 @@ def write_tone(path: Path) -> Path:
     return path
 
 
+def chromium_path() -> str:
+    return find_program("chromium") or find_program("chromium-browser") or program("chromium", "chromium")
+
+
 @contextmanager
-def chromium(playwright: Playwright, *, tone: Path | None) -> Iterator[Browser]:
-    """Chromium, with a microphone that plays `tone`, or with none at all. Skips the test where there is no Chromium."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        pytest.skip("NO BROWSER: calls between browsers went untested; install Debian's package chromium")
+def chromium(playwright: Playwright, *, tone: Path | None, executable: Path | None = None) -> Iterator[Browser]:
+    """Chromium, with a microphone that plays `tone`, or with none at all. `executable`: what starts it instead."""
     microphone = (*_MICROPHONE_FLAGS, f"--use-file-for-fake-audio-capture={tone}") if tone else ()
-    browser = playwright.chromium.launch(executable_path=path, args=[*_FLAGS, *microphone])
+    browser = playwright.chromium.launch(executable_path=executable or chromium_path(), args=[*_FLAGS, *microphone])
     try:
         yield browser
     finally:
@@ -132,7 +170,7 @@ class Visitor:
     """Errors on the page's console: ours, or of its security policy."""
 
     @classmethod
-    def arrive(cls, context: BrowserContext, url: str) -> Visitor:
+    def arrive(cls, context: BrowserContext, url: str, choice: IceChoice = RELAY_ONLY) -> Visitor:
         page = context.new_page()
         page.set_default_timeout(PATIENCE_MS)
         visitor = cls(page)
@@ -144,7 +182,7 @@ class Visitor:
                 visitor.complaints.append(message.text)
 
         page.on("console", note)
-        page.add_init_script(_RELAY_ONLY)
+        page.add_init_script(choice.script)
         page.goto(url)
         return visitor
 
@@ -179,7 +217,7 @@ class Visitor:
 
     def call_stats(self) -> list[CallStats]:
         return [
-            CallStats(one["state"], one["bytesReceived"], one["local"], one["remote"])
+            CallStats(one["state"], one["bytesReceived"], one["local"], one["remote"], one["relayProtocol"])
             for one in self.page.evaluate(_CALL_STATS)
         ]
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -77,10 +77,15 @@ def environment(tmp: Path | None = None, **settings: str) -> dict[str, str]:
 
 
 @contextmanager
-def running_server(settings: Mapping[str, str] | None = None, *, tmp: Path | None = None) -> Iterator[RunningServer]:
-    """A server that is up, and is ended with the block. `settings` are environment variables of the program."""
+def running_server(
+    settings: Mapping[str, str] | None = None, *, tmp: Path | None = None, inside: Sequence[str] = ()
+) -> Iterator[RunningServer]:
+    """A server that is up, and is ended with the block. `settings` are environment variables of the program.
+
+    `inside` are words before its command, such as those that enter a namespace; they end by becoming it.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-m", "tavern", "serve"],
+        [*inside, sys.executable, "-m", "tavern", "serve"],
         env=environment(tmp, **(settings or {})),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -1,0 +1,45 @@
+"""The page in Chromium reaches the relay over each transport that the server offers, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.end_to_end.browser import TURN_URLS, IceChoice, Visitor, chromium, write_tone
+from tests.end_to_end.server import RunningServer, running_server
+
+pytestmark = pytest.mark.end_to_end
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    tone = write_tone(tmp_path_factory.mktemp("sound") / "tone.wav")
+    with sync_playwright() as playwright, chromium(playwright, tone=tone) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with running_server() as started:
+        yield started
+
+
+@pytest.mark.parametrize("transport", ["udp"])
+def test_pages_talk_over(browser: Browser, server: RunningServer, transport: str) -> None:
+    choice = IceChoice(turn=TURN_URLS[transport])
+    ada = Visitor.arrive(browser.new_context(ignore_https_errors=True), server.url, choice)
+    link = ada.create_tavern("Friday night")
+    ada.join("Ada")
+    ben = Visitor.arrive(browser.new_context(ignore_https_errors=True), link, choice)
+    ben.join("Ben")
+    for visitor, other in ((ada, "Ben"), (ben, "Ada")):
+        visitor.sees_connected(other)
+        visitor.hears_more()
+        [stats] = visitor.call_stats()
+        assert (stats.local, stats.remote, stats.relay_protocol) == ("relay", "relay", transport)
+        assert visitor.page.evaluate("window.gatheringErrors") == []
+        assert visitor.complaints == []
+    for visitor in (ada, ben):
+        visitor.page.context.close()

@@ -1,0 +1,91 @@
+"""Calls between two homes, over the relay where nothing else leads from one to the other."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import trustme
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.end_to_end.browser import IceChoice, Visitor, chromium, chromium_path, write_tone
+from tests.end_to_end.foreign.calls import aiortc, talk
+from tests.end_to_end.foreign.signaled import Call, Place, Talk
+from tests.end_to_end.network import SERVER, Network, two_homes
+from tests.end_to_end.server import RunningServer, running_server
+
+pytestmark = pytest.mark.end_to_end
+
+SETTINGS = {"TAVERN_DOMAIN": SERVER, "TAVERN_EXTERNAL_IP": SERVER}
+
+
+@pytest.fixture
+def network(symmetric: bool) -> Iterator[Network]:
+    with two_homes(symmetric=symmetric) as made:
+        yield made
+
+
+@pytest.fixture
+def server(network: Network) -> Iterator[RunningServer]:
+    with running_server(SETTINGS, inside=network.server.inside) as started:
+        yield started
+
+
+async def talks(network: Network, server: RunningServer, transport: str | None) -> list[Talk]:
+    url = f"ws://{SERVER}:{server.http_port}/"
+    calls = [
+        Call(library=aiortc(), ws_url=url, place=Place(room="den"), name=name, transport=transport, policy="all")
+        for name in ("ada", "ben")
+    ]
+    return await talk(calls, [client.inside for client in network.clients])
+
+
+@pytest.mark.parametrize("symmetric", [True])
+async def test_what_cannot_be_direct_is_relayed(network: Network, server: RunningServer) -> None:
+    """Nobody forces it to."""
+    for one in await talks(network, server, "udp"):
+        assert "relay" in {one.local, one.remote}
+
+
+@pytest.mark.parametrize("symmetric", [False])
+async def test_between_kinder_nats_nothing_is_missing_without_a_relay(network: Network, server: RunningServer) -> None:
+    """So it was the NATs that needed it, and not these networks."""
+    for one in await talks(network, server, None):
+        assert {one.local, one.remote} <= {"host", "srflx", "prflx"}
+
+
+@pytest.fixture
+def browsers(network: Network, tmp_path: Path) -> Iterator[tuple[Browser, Browser]]:
+    """One in each home, each with a microphone."""
+    tone = write_tone(tmp_path / "tone.wav")
+    with sync_playwright() as playwright, ExitStack() as stack:
+        started = []
+        for number, client in enumerate(network.clients):
+            starter = tmp_path / f"chromium-{number}"
+            starter.write_text(f'#!/bin/sh\nexec {shlex.join([*client.inside, chromium_path()])} "$@"\n')
+            starter.chmod(0o755)
+            started.append(stack.enter_context(chromium(playwright, tone=tone, executable=starter)))
+        yield started[0], started[1]
+
+
+@pytest.mark.parametrize("symmetric", [True])
+def test_pages_talk_from_home_to_home(network: Network, browsers: tuple[Browser, Browser], tmp_path: Path) -> None:
+    certificate = trustme.CA().issue_cert(SERVER)
+    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    settings = SETTINGS | dict.fromkeys(("TAVERN_TLS_CERT", "TAVERN_TLS_KEY"), str(tmp_path / "server.pem"))
+    with running_server(settings, inside=network.server.inside) as server:
+        url = f"https://{SERVER}:{server.http_port}/"
+        contexts = [browser.new_context(ignore_https_errors=True) for browser in browsers]
+        ada, ben = (Visitor.arrive(context, url, IceChoice(policy="all")) for context in contexts)
+        ben.page.goto(ada.create_tavern("Friday night"))
+        ada.join("Ada")
+        ben.join("Ben")
+        for visitor, other in ((ada, "Ben"), (ben, "Ada")):
+            visitor.sees_connected(other)
+            visitor.hears_more()
+            [stats] = visitor.call_stats()
+            assert "relay" in {stats.local, stats.remote}, stats
+            assert visitor.complaints == []
