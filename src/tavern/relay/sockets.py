@@ -10,7 +10,9 @@ import attrs
 
 from tavern.addresses import IPAddress, SocketAddress, format_socket_address
 from tavern.errors import StartupError
+from tavern.relay.icmp import report_icmp_errors
 from tavern.stun.attributes import AddressFamily, family_of
+from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.indications import SockAddr
 
 _IP_PKTINFO = 8  # Linux, <bits/in.h>; the socket module names it from Python 3.12 on
@@ -120,6 +122,7 @@ def open_relay_socket(
         if ipv6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         _allow_fragments(sock)
+        report_icmp_errors(sock)
         _size_buffer(sock, _RELAY_BUFFER)
         everywhere = "::" if ipv6 else "0.0.0.0"
         sock.bind((str(advertised) if advertised in local else everywhere, port))
@@ -172,3 +175,32 @@ def reply_ancillary(local: bytes) -> Ancillary:
     if len(local) == 16:
         return [(socket.IPPROTO_IPV6, socket.IPV6_PKTINFO, struct.pack("=16sI", local, 0))]
     return []
+
+
+def five_tuple_of(listener: Listener, client: SockAddr, local: bytes) -> FiveTuple:
+    """The five-tuple of a UDP client, whose packet came to `local`.
+
+    A link-local client's host has its interface's number as the zone: `fe80::1%2`.
+    """
+    scope = client[3] if len(client) == 4 else 0
+    client_host = f"{client[0]}%{scope}" if scope else client[0]
+    host = socket.inet_ntop(listener.family, local) if local else listener.address[0]
+    return FiveTuple(Transport.UDP, (client_host, client[1]), (host, listener.port))
+
+
+def _sockaddr(client: SocketAddress) -> SockAddr:
+    """The client as recvmsg named it."""
+    host, port = client
+    if ":" not in host:
+        return host, port
+    host, _, scope = host.partition("%")
+    return host, port, 0, int(scope or 0)
+
+
+def route(listeners: list[Listener], five_tuple: FiveTuple) -> tuple[Listener, SockAddr, bytes]:
+    """The listener of a UDP client, the client as its socket names it, and the local address."""
+    server_host = five_tuple.server[0]
+    family = socket.AF_INET6 if ":" in server_host else socket.AF_INET
+    candidates = [listener for listener in listeners if listener.family == family]
+    listener = next((one for one in candidates if one.address[0] == server_host), candidates[0])
+    return listener, _sockaddr(five_tuple.client), socket.inet_pton(family, server_host)

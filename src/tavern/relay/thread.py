@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import random
 import select
@@ -15,17 +14,18 @@ from collections.abc import Callable, Hashable
 
 import trio
 
-from tavern.addresses import SocketAddress
 from tavern.relay.control_queue import ControlPacket, ControlQueue
 from tavern.relay.data_path import DataPathStatistics
 from tavern.relay.endpoints import AddRelay, Endpoint, UdpClient
+from tavern.relay.relay_sockets import RelaySockets
 from tavern.relay.sockets import (
     Ancillary,
     Listener,
     dropped_packets,
+    five_tuple_of,
     local_address_in_pktinfo,
     reply_ancillary,
-    send_unfragmented,
+    route,
 )
 from tavern.relay.stream_links import FromStream, PythonStreamLink, PythonStreamLinks, ToStream
 from tavern.turn.commands import (
@@ -53,7 +53,6 @@ from tavern.turn.metering import Meter
 _MAX_DATAGRAM = 65535
 _ANCILLARY_SIZE = 64  # one in6_pktinfo with its header is 40
 _LISTENER_DRAIN = 128  # all clients share a listener
-_RELAY_DRAIN = 32  # a flooded allocation waits for the others after so many
 _MAX_EVENTS = 64  # sockets served before commands are looked at again: at most 64 * 32 packets, some 15 ms
 _STOP_TIMEOUT_S = 5.0  # far beyond what a turn of the loop takes; a thread that hangs is left behind
 
@@ -68,6 +67,7 @@ class PythonDataPath:
             own_hosts, lambda: random.getrandbits(96), frozenset(listener.port for listener in listeners), meter
         )
         self._handlers: dict[int, Callable[[float], None]] = {}
+        self._relays = RelaySockets(self._forwarder, self._send)
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Not bounded by itself: a control packet makes a few commands, and the control packets are.
@@ -185,14 +185,17 @@ class PythonDataPath:
         poll = self._epoll.poll
         monotonic = time.monotonic
         wake_fd = self._wake_fd
+        error = select.EPOLLERR
         while not self._stopping:
             woken = False
             events = poll(-1, _MAX_EVENTS)
             now = monotonic()
-            for fd, _mask in events:
+            for fd, mask in events:
                 if fd == wake_fd:
                     woken = True
                 else:
+                    if mask & error:
+                        self._relays.report_errors(fd, now)
                     handlers[fd](now)
             # Only now, so that no socket goes while an event of its own is still in `events`.
             if woken:
@@ -224,27 +227,10 @@ class PythonDataPath:
                 if output is CONTROL:
                     self._to_control(listener, data, client, local, now)
                 elif isinstance(output, Unfragmented):
-                    self._send_unfragmented(output)
+                    self._relays.send_unfragmented(output)
                 elif isinstance(output, Reply):
                     self._send_from(listener.sock, output.data, reply_ancillary(local), client)
                 else:
-                    send(output)
-
-        return drain
-
-    def _relay_handler(self, flow: Flow[Endpoint], relay: socket.socket) -> Callable[[float], None]:
-        receive = relay.recvfrom
-        from_peer = self._forwarder.from_peer
-        send = self._send
-
-        def drain(now: float) -> None:
-            for _ in range(_RELAY_DRAIN):
-                try:
-                    data, peer = receive(_MAX_DATAGRAM)
-                except OSError:
-                    return
-                output = from_peer(flow, data, peer, now)
-                if output is not None:
                     send(output)
 
         return drain
@@ -261,29 +247,19 @@ class PythonDataPath:
             elif not self._streams.thread_put_media(client, data):
                 self._forwarder.drops[Drop.STREAM_OUTBOX_FULL] += 1
         except OSError as error:
-            self._count_unsent(error)
-
-    def _send_unfragmented(self, output: Unfragmented[Endpoint]) -> None:
-        try:
-            send_unfragmented(output.flow.handle.relay_towards(output.peer), output.data, output.peer)
-        except OSError as error:
-            if error.errno == errno.EMSGSIZE:
-                self._forwarder.drops[Drop.WOULD_FRAGMENT] += 1
+            if peer is None:
+                self._relays.count_unsent(error)
             else:
-                self._count_unsent(error)
+                self._relays.send_again(endpoint.relay_towards(peer).sendto, data, peer, error)
 
     def _send_from(self, listener: socket.socket, data: bytes, ancillary: Ancillary, client: SockAddr) -> None:
         try:
             listener.sendmsg((data,), ancillary, 0, client)
         except OSError as error:
-            self._count_unsent(error)
-
-    def _count_unsent(self, error: OSError) -> None:
-        reason = Drop.SEND_BUFFER_FULL if isinstance(error, BlockingIOError) else Drop.SEND_FAILED
-        self._forwarder.drops[reason] += 1
+            self._relays.count_unsent(error)
 
     def _to_control(self, listener: Listener, data: bytes, client: SockAddr, local: bytes, now: float) -> None:
-        five_tuple = _five_tuple(listener, client, local)
+        five_tuple = five_tuple_of(listener, client, local)
         has_flow = self._forwarder.has_flow((client, local))
         if not self._control.put(ControlPacket(data, five_tuple, now), has_flow=has_flow):
             return
@@ -341,7 +317,7 @@ class PythonDataPath:
             if isinstance(output, tuple):
                 self._send(output)
             elif isinstance(output, Unfragmented):
-                self._send_unfragmented(output)
+                self._relays.send_unfragmented(output)
 
     def _add_relay(self, new: AddRelay) -> None:
         command, relay = new.command, new.relay
@@ -354,7 +330,7 @@ class PythonDataPath:
                 return
             known.handle.add(relay)
             flow = known
-        self._register(relay, self._relay_handler(flow, relay))
+        self._register(relay, self._relays.add(flow, relay))
 
     def _add_flow(self, command: AddFlow, relay: socket.socket, link: PythonStreamLink | None) -> Flow[Endpoint]:
         way: UdpClient | PythonStreamLink
@@ -362,7 +338,7 @@ class PythonDataPath:
             client_key: Hashable = command.five_tuple
             way = link
         else:
-            listener, client, local = self._route(command.five_tuple)
+            listener, client, local = route(self._listeners, command.five_tuple)
             client_key = (client, local)
             way = UdpClient(listener.sock, client, reply_ancillary(local))
         with self._counting:
@@ -386,33 +362,9 @@ class PythonDataPath:
         self._closed_drops += dropped_packets(relay)
         self._epoll.unregister(relay.fileno())
         del self._handlers[relay.fileno()]
+        self._relays.forget(relay)
         relay.close()
 
     def _send_to_client(self, command: SendToClient) -> None:
-        listener, client, local = self._route(command.five_tuple)
+        listener, client, local = route(self._listeners, command.five_tuple)
         self._send_from(listener.sock, command.data, reply_ancillary(local), client)
-
-    def _route(self, five_tuple: FiveTuple) -> tuple[Listener, SockAddr, bytes]:
-        """The listener, the client as its socket names it, and the local address."""
-        server_host = five_tuple.server[0]
-        family = socket.AF_INET6 if ":" in server_host else socket.AF_INET
-        candidates = [listener for listener in self._listeners if listener.family == family]
-        listener = next((one for one in candidates if one.address[0] == server_host), candidates[0])
-        return listener, _sockaddr(five_tuple.client), socket.inet_pton(family, server_host)
-
-
-def _five_tuple(listener: Listener, client: SockAddr, local: bytes) -> FiveTuple:
-    """As `_sockaddr` reads it: a link-local client's host has its interface's number as the zone, `fe80::1%2`."""
-    scope = client[3] if len(client) == 4 else 0
-    client_host = f"{client[0]}%{scope}" if scope else client[0]
-    host = socket.inet_ntop(listener.family, local) if local else listener.address[0]
-    return FiveTuple(Transport.UDP, (client_host, client[1]), (host, listener.port))
-
-
-def _sockaddr(client: SocketAddress) -> SockAddr:
-    """The client as recvmsg named it."""
-    host, port = client
-    if ":" not in host:
-        return host, port
-    host, _, scope = host.partition("%")
-    return host, port, 0, int(scope or 0)

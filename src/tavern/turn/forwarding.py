@@ -30,7 +30,7 @@ from tavern.turn.commands import (
 )
 from tavern.turn.drops import Drop
 from tavern.turn.flows import NEVER_PERMITTED, Flow, FlowPermission, KnownPeer, Traffic, sockaddr_of
-from tavern.turn.indications import DataIndications, SockAddr, read_send_indication
+from tavern.turn.indications import DataIndications, SockAddr, icmp_error_data, read_send_indication
 from tavern.turn.metering import Meter
 
 _pack_header = struct.Struct(">HH").pack
@@ -45,7 +45,6 @@ _MAX_PAYLOAD = 65_400  # more does not fit into a datagram once it is a Data ind
 # one with the longest username and realm 900.
 MAX_CONTROL_SIZE = 2048
 MAX_CONTROL_SIZE_WITHOUT_FLOW = 1024
-
 Handle = TypeVar("Handle")
 
 
@@ -296,6 +295,22 @@ class Forwarder(Generic[Handle]):
         flow.packets_to_client += 1
         flow.bytes_to_client += size
         return flow, framed, None
+
+    def from_icmp(
+        self, flow: Flow[Handle], address: SockAddr, icmp_type: int, code: int, mtu: int, now: float
+    ) -> Output[Handle] | None:
+        """What an ICMP error about a packet from the flow to `address` becomes (§11.5); None if it is dropped.
+
+        `mtu` counts where the packet was too big.
+        """
+        error_data = icmp_error_data(address, icmp_type, code, mtu)
+        if error_data is None:
+            return None
+        permission = flow.permissions.get(address[0])
+        # To our own addresses nothing left that ICMP could answer: it is forged.
+        if permission is None or permission.expires_at <= now or permission.relayed_only:
+            return self._drop(Drop.NO_PERMISSION)
+        return flow, self._indications.frame_icmp(address, icmp_type, code, error_data), None
 
     def _send_indication(
         self, data: bytes, client_key: Hashable, now: float

@@ -17,6 +17,7 @@ _PORT_MASK = _COOKIE >> 16
 _XOR_PEER_ADDRESS = 0x0012
 _DATA = 0x0013
 _DONT_FRAGMENT = 0x001A
+_ICMP = 0x8004
 _MESSAGE_INTEGRITY = 0x0008
 # Comprehension-required, but without meaning in an indication that nobody authenticates.
 _IGNORED = frozenset({0x0001, 0x0006, 0x0014, 0x0015, 0x0020})
@@ -110,6 +111,24 @@ def _ipv4_attribute(address: SockAddr) -> bytes:
     return struct.pack(">HHBBHIH", _XOR_PEER_ADDRESS, 8, 0, 1, address[1] ^ _PORT_MASK, host, _DATA)
 
 
+# Destination unreachable and time exceeded; in ICMPv6 also packet too big, which ICMP says by a code (§11.5).
+_ICMPV4_TYPES = frozenset({3, 11})
+_ICMPV4_TOO_BIG = (3, 4)
+_ICMPV6_TYPES = frozenset({1, 2, 3})
+_ICMPV6_TOO_BIG = 2
+
+
+def icmp_error_data(address: SockAddr, icmp_type: int, code: int, mtu: int) -> int | None:
+    """The Error Data for an ICMP error about a packet to `address` (§18.13); None for a type that is not relayed."""
+    if len(address) == 2:
+        too_big = (icmp_type, code) == _ICMPV4_TOO_BIG
+        known = icmp_type in _ICMPV4_TYPES
+    else:
+        too_big = icmp_type == _ICMPV6_TOO_BIG
+        known = icmp_type in _ICMPV6_TYPES
+    return (mtu if too_big else 0) if known else None
+
+
 class DataIndications:
     """Frames packets from peers as Data indications (§11.3)."""
 
@@ -145,3 +164,16 @@ class DataIndications:
                 size,
             )
         return start + data + padding
+
+    def frame_icmp(self, address: SockAddr, icmp_type: int, code: int, error_data: int) -> bytes:
+        """One Data indication that says what ICMP answered to a packet to `address` (§11.5, §18.13)."""
+        transaction = self._random_96_bits()
+        if len(address) == 2:
+            peer = _ipv4_attribute(address)[:12]
+        else:
+            host = _ipv6_number(address[0]) ^ (_COOKIE << 96 | transaction)
+            port = address[1] ^ _PORT_MASK
+            peer = struct.pack(">HHBBH16s", _XOR_PEER_ADDRESS, 20, 0, 2, port, host.to_bytes(16, "big"))
+        icmp = struct.pack(">HHHHI", _ICMP, 8, 0, icmp_type << 9 | code, error_data)  # 7 bits of type, 9 of code
+        header = struct.pack(">HHI12s", 0x0017, len(peer) + len(icmp), _COOKIE, transaction.to_bytes(12, "big"))
+        return header + peer + icmp

@@ -1,0 +1,89 @@
+"""The relay sockets in the data path's thread: what peers send, what ICMP says of what was sent to them. Linux."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from functools import partial
+
+from tavern.relay.endpoints import Endpoint
+from tavern.relay.icmp import read_icmp_errors
+from tavern.relay.sockets import send_unfragmented
+from tavern.turn.drops import Drop
+from tavern.turn.flows import Flow
+from tavern.turn.forwarding import Forwarder, Output, Unfragmented
+from tavern.turn.indications import SockAddr
+
+_MAX_DATAGRAM = 65535
+_RELAY_DRAIN = 32  # a flooded allocation waits for the others after so many
+# More than a datagram or, for what must not be fragmented, an interface takes is EMSGSIZE.
+_UNSENT: dict[int | None, Drop] = {errno.EAGAIN: Drop.SEND_BUFFER_FULL, errno.EMSGSIZE: Drop.WOULD_FRAGMENT}
+
+
+class RelaySockets:
+    """Those that are open, by descriptor. All of it runs in the data path's thread."""
+
+    def __init__(self, forwarder: Forwarder[Endpoint], send: Callable[[Output[Endpoint]], None]) -> None:
+        """`send` takes what goes on."""
+        self._forwarder = forwarder
+        self._send = send
+        self._open: dict[int, tuple[Flow[Endpoint], socket.socket]] = {}
+
+    def add(self, flow: Flow[Endpoint], relay: socket.socket) -> Callable[[float], None]:
+        """`relay` is the flow's. Returns what is to be called with the time when it can be read."""
+        self._open[relay.fileno()] = flow, relay
+        receive = relay.recvfrom
+        from_peer = self._forwarder.from_peer
+        send = self._send
+
+        def drain(now: float) -> None:
+            for _ in range(_RELAY_DRAIN):
+                try:
+                    data, peer = receive(_MAX_DATAGRAM)
+                except OSError:
+                    return  # nothing is left; or an ICMP error, after which epoll tells of the rest
+                output = from_peer(flow, data, peer, now)
+                if output is not None:
+                    send(output)
+
+        return drain
+
+    def forget(self, relay: socket.socket) -> None:
+        """`relay` is about to be closed."""
+        del self._open[relay.fileno()]
+
+    def report_errors(self, fd: int, now: float) -> None:
+        """What ICMP said of packets to peers goes to the flow's client. Nothing to do for other descriptors."""
+        if fd not in self._open:
+            return
+        flow, relay = self._open[fd]
+        for error in read_icmp_errors(relay):
+            output = self._forwarder.from_icmp(flow, error.peer, error.icmp_type, error.code, error.info, now)
+            if output is not None:
+                self._send(output)
+
+    def send_unfragmented(self, output: Unfragmented[Endpoint]) -> None:
+        """Sends it so, or drops and counts it."""
+        send = partial(send_unfragmented, output.flow.handle.relay_towards(output.peer))
+        try:
+            send(output.data, output.peer)
+        except OSError as error:
+            self.send_again(send, output.data, output.peer, error)
+
+    def send_again(
+        self, send: Callable[[bytes, SockAddr], object], data: bytes, peer: SockAddr, error: OSError
+    ) -> None:
+        """After `error`, which may be what ICMP said of an earlier packet to somebody else: the kernel says it once."""
+        if not isinstance(error, BlockingIOError):
+            try:
+                send(data, peer)
+            except OSError as own_error:
+                error = own_error
+            else:
+                return
+        self.count_unsent(error)
+
+    def count_unsent(self, error: OSError) -> None:
+        """A packet was dropped because of `error`."""
+        self._forwarder.drops[_UNSENT.get(error.errno, Drop.SEND_FAILED)] += 1
