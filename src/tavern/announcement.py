@@ -81,6 +81,8 @@ def _warnings(settings: Settings, decisions: Decisions) -> Iterator[str]:
             yield f"TAVERN_TRUSTED_PROXIES={network} believes whatever address a client claims; limits are then useless"
     if decisions.db_path is None:
         yield "TAVERN_STORE=memory: taverns are gone when the server stops"
+        if settings.turn_monthly_gb:
+            yield "TAVERN_STORE=memory: each start begins TAVERN_TURN_MONTHLY_GB anew, since nothing is kept"
     if running_as_root():
         yield "running as root: nothing here needs it"
 

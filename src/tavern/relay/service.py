@@ -93,7 +93,7 @@ class RelayStatistics:
     packets_to_clients: int
     bytes_to_clients: int
     drops: dict[str, int]
-    """Packets that went nowhere, by reason (`tavern.turn.forwarding.Drop`)."""
+    """Packets that went nowhere, by reason (`tavern.turn.drops.Drop`)."""
     control_drops: int
     """Requests dropped since the control side was behind; also in `drops`."""
     unauthenticated_answers: int

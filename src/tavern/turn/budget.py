@@ -83,7 +83,8 @@ class TransferBudget:
     def count(self, sent_since_start: int, unix_time_s: float) -> Level | None:
         """What was sent since the last call belongs to the month that it is now.
 
-        Returns the level where it is told of: once for each level in a month, and nothing for ENOUGH.
+        Returns the level where it is to be told of: each once in a month (and again after a restart, since that is
+        where an operator looks for the reason), and nothing for ENOUGH.
         """
         month = month_of(unix_time_s)
         if month != self._month:
