@@ -114,7 +114,8 @@ def test_checks_of_dual_allocations(world: World, attributes: tuple[Attribute, .
 @pytest.mark.clause("8656 §7.2: family not served -> 440 (absent means IPv4), with ADDITIONAL-ADDRESS-FAMILY too")
 def test_a_server_without_ipv4_answers_440(make_world: type[World]) -> None:
     world = make_world(advertised_addresses=(ip_address("2001:db8::1"),))
-    assert world.client().error(Method.ALLOCATE, UDP, BOTH) == 440
+    for attributes in ((BOTH,), (BOTH, EVEN_AND_NEXT), (additional(1),)):
+        assert world.client().error(Method.ALLOCATE, UDP, *attributes) == 440
 
 
 @pytest.mark.clause("8656 §7.2: half of a dual allocation impossible -> success + ADDRESS-ERROR-CODE 440")

@@ -62,8 +62,11 @@ def unauthenticated_error(request: Message, refusal: Refusal) -> bytes:
 
 
 def authenticated_error(request: Message, refusal: Refusal, key: bytes) -> bytes:
-    """An error response to a proven user: with a reason phrase for those who read traces, and signed."""
-    reason = refusal.code.name.replace("_", " ").capitalize()
+    """An error response to a proven user: signed, and with a reason phrase for those who read traces.
+
+    What was not known says itself: a 420 has none.
+    """
+    reason = "" if isinstance(refusal, UnknownAttributes) else refusal.code.name.replace("_", " ").capitalize()
     attributes = ((AttributeType.ERROR_CODE, encode_error_code(refusal.code, reason)), *refusal.attributes)
     return encode(
         request.method,
