@@ -27,6 +27,7 @@ _FLAGS = (
     "--disable-component-update",
     "--disable-sync",
     "--allow-loopback-in-peer-connection",
+    "--ignore-certificate-errors",  # of pages, and of relays, which the option of a context leaves out
 )
 _MICROPHONE_FLAGS = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 
@@ -61,7 +62,7 @@ _KEPT_CONNECTIONS = """
 """
 
 # The page forbids `eval`, which Playwright's own wait_for_function needs: the waiting is done by this instead.
-_UNTIL = """
+UNTIL = """
 (patience) => new Promise((resolve) => {
   const start = performance.now();
   const look = async () => {
@@ -74,7 +75,7 @@ _UNTIL = """
 """
 
 # Of all connections that are open: bytes of sound that came in, and over what kind of candidates.
-_CALL_STATS = """
+CALL_STATS = """
 async () => {
   const open = window.keptConnections.filter((each) => each.connectionState !== "closed");
   return Promise.all(open.map(async (connection) => {
@@ -82,7 +83,7 @@ async () => {
     const all = [...stats.values()];
     const inbound = all.find(({ type, kind }) => type === "inbound-rtp" && kind === "audio");
     const transport = all.find(({ type }) => type === "transport");
-    const pair = stats.get(transport?.selectedCandidatePairId);
+    const pair = stats.get(transport?.selectedCandidatePairId) ?? all.find(({ selected }) => selected);  // Firefox's
     return {
       state: connection.connectionState,
       bytesReceived: inbound?.bytesReceived ?? 0,
@@ -211,14 +212,14 @@ class Visitor:
 
     def until(self, condition: str, what: str, patience_ms: int = PATIENCE_MS) -> None:
         """Waits until a JavaScript expression is true in the page."""
-        script = _UNTIL.replace("CONDITION", f"({condition})")
+        script = UNTIL.replace("CONDITION", f"({condition})")
         if not self.page.evaluate(script, patience_ms):
             raise AssertionError(f"never came true: {what}\n{self.page.inner_text('body')}\n{self.complaints}")
 
     def call_stats(self) -> list[CallStats]:
         return [
             CallStats(one["state"], one["bytesReceived"], one["local"], one["remote"], one["relayProtocol"])
-            for one in self.page.evaluate(_CALL_STATS)
+            for one in self.page.evaluate(CALL_STATS)
         ]
 
     def hears_more(self) -> None:
@@ -226,6 +227,6 @@ class Visitor:
         before = [one.bytes_received for one in self.call_stats()]
         assert before, "no connection is open"
         self.until(
-            f"(await ({_CALL_STATS})()).every(({{ bytesReceived }}, n) => bytesReceived > ({before}[n] ?? 0) + 2000)",
+            f"(await ({CALL_STATS})()).every(({{ bytesReceived }}, n) => bytesReceived > ({before}[n] ?? 0) + 2000)",
             f"more sound than {before} bytes",
         )

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.end_to_end.browser import TURN_URLS, IceChoice, Visitor, chromium, write_tone
-from tests.end_to_end.server import RunningServer, running_server
+from tests.end_to_end.transports import WAYS, Way, serving
 
 pytestmark = pytest.mark.end_to_end
 
@@ -20,25 +20,24 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield started
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with running_server() as started:
+@pytest.fixture(scope="module", params=WAYS)
+def way(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Way]:
+    with serving(request.param, tmp_path_factory.mktemp("server")) as started:
         yield started
 
 
-@pytest.mark.parametrize("transport", ["udp"])
-def test_pages_talk_over(browser: Browser, server: RunningServer, transport: str) -> None:
-    choice = IceChoice(turn=TURN_URLS[transport])
-    ada = Visitor.arrive(browser.new_context(ignore_https_errors=True), server.url, choice)
+def test_pages_talk(browser: Browser, way: Way) -> None:
+    choice = IceChoice(turn=TURN_URLS[way.transport])
+    ada = Visitor.arrive(browser.new_context(), way.server.url, choice)
     link = ada.create_tavern("Friday night")
     ada.join("Ada")
-    ben = Visitor.arrive(browser.new_context(ignore_https_errors=True), link, choice)
+    ben = Visitor.arrive(browser.new_context(), link, choice)
     ben.join("Ben")
     for visitor, other in ((ada, "Ben"), (ben, "Ada")):
         visitor.sees_connected(other)
         visitor.hears_more()
         [stats] = visitor.call_stats()
-        assert (stats.local, stats.remote, stats.relay_protocol) == ("relay", "relay", transport)
+        assert (stats.local, stats.remote, stats.relay_protocol) == ("relay", "relay", way.transport)
         assert visitor.page.evaluate("window.gatheringErrors") == []
         assert visitor.complaints == []
     for visitor in (ada, ben):

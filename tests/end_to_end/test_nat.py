@@ -78,7 +78,7 @@ def test_pages_talk_from_home_to_home(network: Network, browsers: tuple[Browser,
     settings = SETTINGS | dict.fromkeys(("TAVERN_TLS_CERT", "TAVERN_TLS_KEY"), str(tmp_path / "server.pem"))
     with running_server(settings, inside=network.server.inside) as server:
         url = f"https://{SERVER}:{server.http_port}/"
-        contexts = [browser.new_context(ignore_https_errors=True) for browser in browsers]
+        contexts = [browser.new_context() for browser in browsers]
         ada, ben = (Visitor.arrive(context, url, IceChoice(policy="all")) for context in contexts)
         ben.page.goto(ada.create_tavern("Friday night"))
         ada.join("Ada")
