@@ -33,6 +33,7 @@ FRAMES = st.one_of(
 )
 
 
+@pytest.mark.clause("8489 §6.2.2: STUN and ChannelData over TCP and TLS, wherever the stream is cut")
 @given(st.lists(FRAMES, max_size=6), st.data())
 def test_frames_come_out_as_they_went_in_wherever_the_stream_is_cut(frames: list[bytes], data: st.DataObject) -> None:
     stream = b"".join(frames)
@@ -45,6 +46,7 @@ def test_frames_come_out_as_they_went_in_wherever_the_stream_is_cut(frames: list
     assert not framer.unfinished
 
 
+@pytest.mark.clause("8656 §12.5: ChannelData is padded to 4 over TCP and TLS")
 @pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 5, 65535])
 def test_channel_data_is_padded_to_four_bytes_and_comes_out_without(size: int) -> None:
     framer = StreamFramer()
@@ -71,6 +73,7 @@ BROKEN = [
 ]
 
 
+@pytest.mark.clause("8489 §6.2.2: TCP that does not parse closes the connection")
 @pytest.mark.parametrize("stream", BROKEN)
 def test_what_is_neither_is_refused_as_soon_as_it_shows(stream: bytes) -> None:
     with pytest.raises(MalformedMessage):
@@ -84,6 +87,7 @@ def test_what_is_neither_is_refused_as_soon_as_it_shows(stream: bytes) -> None:
     framer_refuses(framer)
 
 
+@pytest.mark.clause("8489 §6.2.2: TCP that does not parse closes the connection, after what came before")
 @pytest.mark.parametrize("stream", BROKEN)
 def test_frames_before_what_is_neither_come_out_and_nothing_after_it(stream: bytes) -> None:
     framer = StreamFramer()
@@ -99,6 +103,7 @@ def framer_refuses(framer: StreamFramer) -> None:
         framer.take()
 
 
+@pytest.mark.clause("8489 §6.2.2: any byte stream gives frames or ends")
 @given(st.lists(st.binary(max_size=100), max_size=10))
 def test_any_stream_gives_frames_or_one_error(pieces: list[bytes]) -> None:
     framer = StreamFramer()

@@ -37,6 +37,7 @@ plain_types = st.integers(0, 0xFFFF).filter(
 attribute_lists = st.lists(st.tuples(plain_types, st.binary(max_size=70)), max_size=6)
 
 
+@pytest.mark.clause("8489 §5: what does not parse is malformed, and nothing else happens")
 @given(st.binary(max_size=200))
 @example(b"")
 def test_arbitrary_bytes_parse_or_are_malformed(data: bytes) -> None:
@@ -47,6 +48,7 @@ def test_arbitrary_bytes_parse_or_are_malformed(data: bytes) -> None:
     assert message.raw == data
 
 
+@pytest.mark.clause("8489 §5: length is a multiple of 4 and equal to what follows, attributes are padded to 4")
 @given(st.integers(0, 0x3FFF), st.binary(max_size=120))
 def test_arbitrary_attributes_after_a_right_header_parse_or_are_malformed(kind: int, body: bytes) -> None:
     data = struct.pack(">HH", kind, len(body)) + MAGIC_COOKIE + TRANSACTION + body
@@ -58,6 +60,7 @@ def test_arbitrary_attributes_after_a_right_header_parse_or_are_malformed(kind: 
     assert sum(4 + len(value) for _, value in message.attributes) <= len(body)
 
 
+@pytest.mark.clause("8489 §5: messages are encoded as they are parsed")
 @given(methods, classes, transactions, attribute_lists, st.booleans(), st.booleans())
 def test_what_is_encoded_is_parsed(
     method: int,
@@ -76,6 +79,7 @@ def test_what_is_encoded_is_parsed(
     assert (message.get(AttributeType.FINGERPRINT) is not None) == fingerprint
 
 
+@pytest.mark.clause("8489 §14.5: MESSAGE-INTEGRITY covers all that is before it")
 @given(methods, transactions, attribute_lists, st.data())
 def test_a_signed_message_changed_anywhere_is_malformed_or_badly_signed(
     method: int, transaction_id: bytes, given_attributes: list[Attribute], data: st.DataObject
@@ -91,6 +95,7 @@ def test_a_signed_message_changed_anywhere_is_malformed_or_badly_signed(
     assert not message.is_signed_with(b"key")
 
 
+@pytest.mark.clause("8489 §5: first two bits 0, magic cookie, length a multiple of 4 and equal to what follows")
 @pytest.mark.parametrize(
     ("data", "why"),
     [
@@ -119,6 +124,7 @@ def test_64_attributes_are_a_message() -> None:
     assert len(parse(data).attributes) == 64
 
 
+@pytest.mark.clause("8489 §14.5: attributes after MESSAGE-INTEGRITY are ignored, a second one too")
 def test_section_14_5_the_first_integrity_counts() -> None:
     """What comes after it is ignored (§14.5), a second one as well: who appends one has signed nothing."""
     signed = encode(Method.BINDING, MessageClass.REQUEST, TRANSACTION, integrity_key=b"key")
@@ -132,6 +138,7 @@ def test_section_14_5_the_first_integrity_counts() -> None:
     assert not message.is_signed_with(b"another key")
 
 
+@pytest.mark.clause("8489 §9.2.4: integrity is compared in constant time")
 def test_section_9_2_4_integrity_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[tuple[bytes, bytes]] = []
 
@@ -145,6 +152,7 @@ def test_section_9_2_4_integrity_is_compared_in_constant_time(monkeypatch: pytes
     assert compared == [(signed[-20:], signed[-20:])]
 
 
+@pytest.mark.clause("8489 §14.7: FINGERPRINT is last")
 def test_section_14_7_fingerprint_is_last() -> None:
     first = encode(Method.BINDING, MessageClass.REQUEST, TRANSACTION, fingerprint=True)
     after = first[:2] + struct.pack(">H", len(first) - 20 + 4) + first[4:] + b"\x80\x22\x00\x00"
@@ -152,6 +160,7 @@ def test_section_14_7_fingerprint_is_last() -> None:
         parse(after)
 
 
+@pytest.mark.clause("8489 §14.5: attributes after MESSAGE-INTEGRITY are ignored, but -SHA256 and FINGERPRINT")
 def test_section_14_5_attributes_after_integrity_are_ignored_but_sha256_and_fingerprint() -> None:
     signed = encode(Method.BINDING, MessageClass.REQUEST, TRANSACTION, integrity_key=b"key")
     tail = struct.pack(">HH4s", AttributeType.USERNAME, 4, b"evil")
@@ -162,6 +171,7 @@ def test_section_14_5_attributes_after_integrity_are_ignored_but_sha256_and_fing
     assert message.is_signed_with(b"key")
 
 
+@pytest.mark.clause("8489 §6.3.1: unknown comprehension-required attributes are named, 0x8000-0xFFFF are ignored")
 def test_section_6_3_1_unknown_required_attributes_are_named_once_and_in_order() -> None:
     attributes_ = ((0x7FFF, b""), (0x0011, b""), (0x7FFF, b""), (0x8001, b""))
     message = parse(encode(Method.BINDING, MessageClass.REQUEST, TRANSACTION, attributes_))
@@ -171,6 +181,7 @@ def test_section_6_3_1_unknown_required_attributes_are_named_once_and_in_order()
 addresses = st.one_of(st.builds(IPv4Address, st.integers(0, 2**32 - 1)), st.ip_addresses(v=6))
 
 
+@pytest.mark.clause("8489 §14.2: XOR addresses of both families")
 @given(addresses, st.integers(0, 65535), transactions)
 def test_section_14_2_xor_addresses_of_both_families(address: IPAddress, port: int, transaction_id: bytes) -> None:
     value = attributes.encode_xor_address(address, port, transaction_id)
@@ -178,12 +189,14 @@ def test_section_14_2_xor_addresses_of_both_families(address: IPAddress, port: i
     assert attributes.decode_xor_address(value, transaction_id) == (address, port)
 
 
+@pytest.mark.clause("8489 §14.2: an IPv4-mapped address is an IPv6 one on the wire")
 def test_an_ipv4_mapped_peer_keeps_its_family() -> None:
     mapped = IPv6Address("::ffff:192.0.2.1")
     value = attributes.encode_xor_address(mapped, 1, TRANSACTION)
     assert attributes.decode_xor_address(value, TRANSACTION) == (mapped, 1)
 
 
+@pytest.mark.clause("8489 §14, 8656 §18: an attribute of the wrong size is malformed")
 @given(st.binary(max_size=24))
 def test_decoders_raise_malformed_or_nothing(value: bytes) -> None:
     for decode in (
@@ -194,11 +207,13 @@ def test_decoders_raise_malformed_or_nothing(value: bytes) -> None:
         attributes.decode_requested_transport,
         attributes.decode_requested_family,
         attributes.decode_even_port,
+        attributes.decode_reservation_token,
     ):
         with contextlib.suppress(MalformedMessage):
             decode(value)
 
 
+@pytest.mark.clause("8489 §14.8: ERROR-CODE")
 @given(st.integers(300, 699), st.text(max_size=40))
 def test_section_14_8_error_codes(code: int, reason: str) -> None:
     assert attributes.decode_error_code(attributes.encode_error_code(code, reason)) == (code, reason)

@@ -43,6 +43,7 @@ LONG_TERM_REQUEST = bytes.fromhex(  # section 2.4
 )
 
 
+@pytest.mark.clause("5769 §2: the vectors, MESSAGE-INTEGRITY and FINGERPRINT")
 @pytest.mark.parametrize("data", [REQUEST, IPV4_RESPONSE, IPV6_RESPONSE])
 def test_short_term_integrity_and_fingerprint(data: bytes) -> None:
     message = parse(data)
@@ -53,6 +54,7 @@ def test_short_term_integrity_and_fingerprint(data: bytes) -> None:
     assert message.get(AttributeType.FINGERPRINT) == fingerprint_of(data[:-8])
 
 
+@pytest.mark.clause("5769 §2.1: sample request")
 def test_2_1_request() -> None:
     message = parse(REQUEST)
     assert (message.method, message.message_class) == (Method.BINDING, MessageClass.REQUEST)
@@ -61,6 +63,7 @@ def test_2_1_request() -> None:
     assert message.get(AttributeType.PRIORITY) == bytes.fromhex("6e0001ff")
 
 
+@pytest.mark.clause("5769 §2.2, §2.3: sample IPv4 and IPv6 responses")
 @pytest.mark.parametrize(
     ("data", "host"),
     [(IPV4_RESPONSE, "192.0.2.1"), (IPV6_RESPONSE, "2001:db8:1234:5678:11:2233:4455:6677")],
@@ -73,6 +76,7 @@ def test_2_2_and_2_3_mapped_address(data: bytes, host: str) -> None:
     assert decode_xor_address(value, message.transaction_id) == (ip_address(host), 32853)
 
 
+@pytest.mark.clause("5769 §2.4: sample request with long-term authentication")
 def test_2_4_long_term_credential() -> None:
     message = parse(LONG_TERM_REQUEST)
     username = "\u30de\u30c8\u30ea\u30c3\u30af\u30b9"
@@ -80,6 +84,7 @@ def test_2_4_long_term_credential() -> None:
     assert message.is_signed_with(long_term_key(username.encode(), b"example.org", b"TheMatrIX"))
 
 
+@pytest.mark.clause("5769 §2: a flipped bit is noticed")
 @pytest.mark.parametrize("data", [REQUEST, IPV4_RESPONSE, IPV6_RESPONSE])
 @pytest.mark.parametrize("position", [9, 24, 50])
 def test_a_flipped_bit_is_noticed(data: bytes, position: int) -> None:

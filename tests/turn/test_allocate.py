@@ -38,6 +38,7 @@ def granted(answer: Message) -> int:
     return decode_lifetime(value)
 
 
+@pytest.mark.clause("8656 §7.2: REQUESTED-TRANSPORT missing -> 400, not UDP -> 442; malformed -> 400")
 @pytest.mark.parametrize(
     ("attributes", "code"),
     [
@@ -65,12 +66,14 @@ def test_7_2_checks_in_their_order(world: World, attributes: tuple[Attribute, ..
     assert len(world.server.allocations.ports[AddressFamily.IPV4].taken) == (code == 0)
 
 
+@pytest.mark.clause("8656 §7.2: 5-tuple in use -> 437")
 def test_7_2_the_five_tuple_in_use_is_judged_first(world: World) -> None:
     client = world.client()
     client.allocate()
     assert client.error(Method.ALLOCATE, TCP) == 437
 
 
+@pytest.mark.clause("8656 §7.2: 5-tuples differ by transport and local address")
 def test_7_2_five_tuples_differ_by_transport_and_by_local_address(world: World) -> None:
     client = world.client()
     client.allocate()
@@ -79,6 +82,7 @@ def test_7_2_five_tuples_differ_by_transport_and_by_local_address(world: World) 
     assert len(world.server.allocations) == 3
 
 
+@pytest.mark.clause("8489 §6.3.1: 420 names the attributes and is signed")
 def test_7_2_420_names_the_attributes_and_is_signed(world: World) -> None:
     client = world.client()
     answer = client.request(Method.ALLOCATE, UDP, DONT_FRAGMENT, (0x7F00, b""))
@@ -86,6 +90,7 @@ def test_7_2_420_names_the_attributes_and_is_signed(world: World) -> None:
     assert answer.is_signed_with(client.key)
 
 
+@pytest.mark.clause("8656 §7.2: the answer has XOR-RELAYED-ADDRESS, LIFETIME, XOR-MAPPED-ADDRESS")
 def test_7_2_success_carries_relayed_and_mapped_address_and_lifetime(world: World) -> None:
     answer = world.client().request(Method.ALLOCATE, UDP)
     kinds = [kind for kind, _ in answer.attributes]
@@ -101,11 +106,13 @@ def test_7_2_success_carries_relayed_and_mapped_address_and_lifetime(world: Worl
     assert mapped == (ip_address("203.0.113.7"), 4000)
 
 
+@pytest.mark.clause("8656 §7.2: the allocation works before its success is told")
 def test_7_2_the_flow_is_added_before_the_client_hears_of_it(world: World) -> None:
     world.client().allocate()
     assert [type(command) for command in world.commands[-2:]] == [AddFlow, SendToClient]
 
 
+@pytest.mark.clause("8656 §7.2: LIFETIME = max(600, min(asked, 3600))")
 @pytest.mark.parametrize(
     ("asked", "given_s"), [(None, 600), (0, 600), (1, 600), (777, 777), (3600, 3600), (2**32 - 1, 3600)]
 )
@@ -119,6 +126,7 @@ def test_7_2_lifetime_is_clamped(world: World, asked: int | None, given_s: int) 
     assert isinstance(world.commands[-1], RemoveFlow)
 
 
+@pytest.mark.clause("8656 §7.2: family not served -> 440 (absent means IPv4)")
 def test_7_2_families_that_are_served(world: World, make_world: type[World]) -> None:
     assert world.client(4001).allocate()[0] == "198.51.100.1"
     assert world.client(4002).allocate(family(1))[0] == "198.51.100.1"
@@ -129,6 +137,7 @@ def test_7_2_families_that_are_served(world: World, make_world: type[World]) -> 
     assert only_6.client().error(Method.ALLOCATE, UDP) == 440
 
 
+@pytest.mark.clause("8656 §7.2: EVEN-PORT -> an even port, or 508")
 def test_7_2_even_ports_are_even(world: World) -> None:
     ports = [world.client(4000 + n).allocate(EVEN)[1] for n in range(5)]
     assert sorted(ports) == [50000, 50002, 50004, 50006, 50008]
@@ -136,6 +145,7 @@ def test_7_2_even_ports_are_even(world: World) -> None:
     assert world.client(4101, user="eve").error(Method.ALLOCATE, UDP, EVEN) == 508
 
 
+@pytest.mark.clause("8656 §7.2: quota per user -> 486")
 def test_7_2_quota_486_and_it_comes_back(world: World) -> None:
     clients = [world.client(4000 + n) for n in range(5)]
     for client in clients:
@@ -146,6 +156,7 @@ def test_7_2_quota_486_and_it_comes_back(world: World) -> None:
     world.client(4102).allocate()
 
 
+@pytest.mark.clause("8656 §7.2: quota per user -> 486, whatever the credential")
 def test_7_2_a_new_credential_is_no_new_quota(world: World) -> None:
     for n in range(5):
         world.tick(1)
@@ -157,6 +168,7 @@ def test_7_2_a_new_credential_is_no_new_quota(world: World) -> None:
     assert len(usernames) == 6
 
 
+@pytest.mark.clause("8656 §7.2: quota per user -> 486, without an id too")
 def test_7_2_a_username_without_an_id_has_a_quota_too(world: World) -> None:
     for n in range(5):
         world.client(4000 + n, user="").allocate()
@@ -165,6 +177,7 @@ def test_7_2_a_username_without_an_id_has_a_quota_too(world: World) -> None:
     world.client(4101, user="").allocate()  # by nothing but the username can they be told apart
 
 
+@pytest.mark.clause("8656 §7.2: quota per user and IPv6 /64 -> 486")
 def test_7_2_a_quota_is_counted_by_ipv6_network(world: World) -> None:
     for n in range(5):
         world.client(4000, f"2a00::{n}").allocate()
@@ -172,6 +185,7 @@ def test_7_2_a_quota_is_counted_by_ipv6_network(world: World) -> None:
     world.client(4000, "2a00:0:0:1::9").allocate()
 
 
+@pytest.mark.clause("8656 §7.2: quota per address -> 486")
 def test_7_2_an_address_has_a_quota_whatever_the_credentials_486(make_world: type[World]) -> None:
     world = make_world(address_quota=3)
     clients = [world.client(4000 + n, user=str(n)) for n in range(3)]
@@ -184,6 +198,7 @@ def test_7_2_an_address_has_a_quota_whatever_the_credentials_486(make_world: typ
     assert world.client(4102, user="eve").error(Method.ALLOCATE, UDP) == 486
 
 
+@pytest.mark.clause("8656 §7.2: quota per IPv6 /64 -> 486")
 def test_7_2_an_addresss_quota_is_counted_by_ipv6_network(make_world: type[World]) -> None:
     world = make_world(address_quota=1)
     world.client(4000, "2a00::1", user="a").allocate()
@@ -191,6 +206,7 @@ def test_7_2_an_addresss_quota_is_counted_by_ipv6_network(make_world: type[World
     world.client(4000, "2a00:0:0:1::9", user="b").allocate()
 
 
+@pytest.mark.clause("8656 §7.2: the operator's budget is spent -> 486")
 def test_7_2_no_allocation_while_the_months_transfer_is_spent_486(world: World) -> None:
     client = world.client()
     client.allocate()
@@ -210,12 +226,14 @@ def test_users_without_allocations_are_forgotten(world: World) -> None:
     assert len(world.server.allocations._held) == len(world.server.allocations._held_at) == 0
 
 
+@pytest.mark.clause("8656 §7.2: no port left -> 508")
 def test_7_2_no_port_left_508_and_every_port_was_used(world: World) -> None:
     ports = {world.client(4000 + n, user=str(n)).allocate()[1] for n in range(10)}
     assert ports == set(range(50000, 50010))
     assert world.client(4100).error(Method.ALLOCATE, UDP) == 508
 
 
+@pytest.mark.clause("8656 §7.2: no descriptor left -> 508")
 def test_7_2_no_more_allocations_than_the_server_has_descriptors_for_508(make_world: type[World]) -> None:
     world = make_world(max_allocations=2)
     first = world.client(4000, user="a")
@@ -226,6 +244,7 @@ def test_7_2_no_more_allocations_than_the_server_has_descriptors_for_508(make_wo
     world.client(4003, user="c").allocate()
 
 
+@pytest.mark.clause("8656 §7.2: a port that cannot be bound is skipped")
 def test_7_2_a_port_that_cannot_be_bound_is_skipped(world: World) -> None:
     world.unbindable = set(range(50000, 50007))
     assert world.client().allocate()[1] in {50007, 50008, 50009}
@@ -233,6 +252,7 @@ def test_7_2_a_port_that_cannot_be_bound_is_skipped(world: World) -> None:
     assert len(world.server.allocations.ports[AddressFamily.IPV4].taken) == 1
 
 
+@pytest.mark.clause("8656 §7.2: no port that can be bound -> 508")
 def test_7_2_no_port_that_can_be_bound_508_after_bounded_tries(world: World) -> None:
     world.unbindable = set(range(50000, 50010))
     assert world.client().error(Method.ALLOCATE, UDP) == 508
@@ -240,6 +260,7 @@ def test_7_2_no_port_that_can_be_bound_508_after_bounded_tries(world: World) -> 
     assert not world.server.allocations.ports[AddressFamily.IPV4].taken
 
 
+@pytest.mark.clause("8656 §7.2: a retransmitted Allocate gets the same answer and never 437")
 def test_a_retransmitted_allocate_gets_the_same_answer_and_never_437(world: World) -> None:
     client = world.client()
     request = client.encode(Method.ALLOCATE, UDP)
@@ -250,6 +271,7 @@ def test_a_retransmitted_allocate_gets_the_same_answer_and_never_437(world: Worl
     assert len(world.server.allocations) == 1
 
 
+@pytest.mark.clause("8656 §7.2: a retransmission is the owner's only if it is signed")
 def test_only_the_owner_gets_the_answer_to_a_retransmitted_allocate(world: World) -> None:
     """Who saw the transaction id is not told the rest."""
     client = world.client()
@@ -261,6 +283,7 @@ def test_only_the_owner_gets_the_answer_to_a_retransmitted_allocate(world: World
     assert answer.get(AttributeType.ERROR_CODE) == b"\x00\x00\x04\x01"
 
 
+@pytest.mark.clause("8489 §6.3.1: a retransmission within 40 s gets the same answer")
 @pytest.mark.parametrize("more", [(), ((AttributeType.SOFTWARE, bytes(1900)),)], ids=["usual", "largest"])
 def test_a_retransmitted_request_gets_the_same_answer_for_40_s(world: World, more: tuple[Attribute, ...]) -> None:
     client = world.client()
@@ -277,6 +300,7 @@ def test_a_retransmitted_request_gets_the_same_answer_for_40_s(world: World, mor
     assert late[:2] == b"\x01\x14"  # Refresh error: 437
 
 
+@pytest.mark.clause("8489 §6.3.1: a retransmission of a refused request gets the same answer")
 def test_a_retransmitted_refused_allocate_gets_the_same_answer(world: World) -> None:
     world.unbindable = set(range(50000, 50010))
     client = world.client()
@@ -287,6 +311,7 @@ def test_a_retransmitted_refused_allocate_gets_the_same_answer(world: World) -> 
     assert len(world.server.allocations) == 0
 
 
+@pytest.mark.clause("8489 §6.3.1: a retransmission has the same 5-tuple and transaction id")
 def test_the_same_transaction_id_from_elsewhere_is_another_request(world: World) -> None:
     client = world.client()
     request = client.encode(Method.ALLOCATE, UDP)
@@ -298,6 +323,7 @@ def test_the_same_transaction_id_from_elsewhere_is_another_request(world: World)
     assert len(world.server.allocations) == 1
 
 
+@pytest.mark.clause("8656 §8: Refresh sets the time to expiry from now")
 def test_8_refresh_extends_from_now(world: World) -> None:
     client = world.client()
     client.allocate()
@@ -309,6 +335,7 @@ def test_8_refresh_extends_from_now(world: World) -> None:
     assert len(world.server.allocations) == 0
 
 
+@pytest.mark.clause("8656 §8: Refresh can shorten")
 def test_8_refresh_can_shorten(world: World) -> None:
     client = world.client()
     client.allocate(lifetime(3600))
@@ -317,6 +344,7 @@ def test_8_refresh_can_shorten(world: World) -> None:
     assert len(world.server.allocations) == 0
 
 
+@pytest.mark.clause("8656 §8: LIFETIME 0 deletes")
 def test_8_lifetime_0_deletes_and_frees_the_port(world: World) -> None:
     client = world.client()
     client.allocate()
@@ -327,6 +355,7 @@ def test_8_lifetime_0_deletes_and_frees_the_port(world: World) -> None:
     client.allocate()
 
 
+@pytest.mark.clause("8656 §8: family that differs -> 443")
 @pytest.mark.parametrize(("attribute", "code"), [(family(1), 0), (family(2), 443), (family(7), 443)])
 def test_8_refresh_with_a_family(world: World, attribute: Attribute, code: int) -> None:
     client = world.client()
@@ -334,6 +363,7 @@ def test_8_refresh_with_a_family(world: World, attribute: Attribute, code: int) 
     assert client.error(Method.REFRESH, attribute) == code
 
 
+@pytest.mark.clause("8656 §8, §9, §12: no allocation -> 437, other user -> 441")
 @pytest.mark.parametrize("method", [Method.REFRESH, Method.CREATE_PERMISSION, Method.CHANNEL_BIND])
 def test_no_allocation_437_and_another_user_441(world: World, method: Method) -> None:
     client = world.client()
@@ -342,6 +372,7 @@ def test_no_allocation_437_and_another_user_441(world: World, method: Method) ->
     assert attrs.evolve(client, credential=world.credential("eve")).error(method) == 441
 
 
+@pytest.mark.clause("8656 §8: an expired allocation is gone -> 437")
 def test_an_expired_allocation_is_gone_before_the_timer_fires(world: World) -> None:
     client = world.client()
     client.allocate()
@@ -351,6 +382,7 @@ def test_an_expired_allocation_is_gone_before_the_timer_fires(world: World) -> N
     assert any(isinstance(command, RemoveFlow) for command in world.commands)
 
 
+@pytest.mark.clause("8489 §14.7: FINGERPRINT in the answer if it came in the request")
 def test_answers_are_success_or_error_with_fingerprint_when_asked(world: World) -> None:
     client = world.client()
     answer = client.exchange(client.encode(Method.ALLOCATE, UDP, fingerprint=True))

@@ -31,11 +31,13 @@ def code(client: Client, data: bytes) -> int:
     return 0 if value is None else value[2] * 100 + value[3]
 
 
+@pytest.mark.clause("8489 §9.2.4: no MESSAGE-INTEGRITY -> 401 + REALM + NONCE")
 def test_step_1_without_integrity_401(world: World) -> None:
     client = world.client()
     assert code(client, encode(Method.ALLOCATE, MessageClass.REQUEST, b"0123456789ab", [UDP])) == 401
 
 
+@pytest.mark.clause("8489 §9.2.4: MESSAGE-INTEGRITY without USERNAME, REALM or NONCE -> 400")
 @pytest.mark.parametrize("missing", [AttributeType.USERNAME, AttributeType.REALM, AttributeType.NONCE])
 def test_step_2_integrity_without_one_of_three_400(world: World, missing: AttributeType) -> None:
     client = world.client()
@@ -50,6 +52,7 @@ def test_step_2_integrity_without_one_of_three_400(world: World, missing: Attrib
     assert len(world.server.allocations) == 0
 
 
+@pytest.mark.clause("8489 §9.2.4: unknown user, bad integrity, expired at Allocate -> 401, the same for all causes")
 @pytest.mark.parametrize(
     "credential",
     [
@@ -71,11 +74,13 @@ def test_step_3_all_causes_look_the_same_401(world: World, credential: Credentia
     assert answer.get(AttributeType.ERROR_CODE) == b"\x00\x00\x04\x01"
 
 
+@pytest.mark.clause("8489 §9.2.4: 401 is before 438")
 def test_step_3_comes_before_step_4(world: World) -> None:
     client = attrs.evolve(world.client(), credential=Credential("1700000600:bob", "wrong", 0), nonce=b"stale")
     assert client.error(Method.ALLOCATE, UDP) == 401
 
 
+@pytest.mark.clause("8489 §9.2.4: stale or unknown nonce -> 438 + a fresh NONCE + REALM")
 @pytest.mark.parametrize("nonce", [b"", b"x" * 24, b"\xff" * 24, b"=" * 24])
 def test_step_4_unknown_nonce_438_with_a_fresh_one(world: World, nonce: bytes) -> None:
     client = attrs.evolve(world.client(), nonce=nonce)
@@ -86,6 +91,7 @@ def test_step_4_unknown_nonce_438_with_a_fresh_one(world: World, nonce: bytes) -
     client.allocate()
 
 
+@pytest.mark.clause("8489 §9.2: nonces are at most 1 h old")
 def test_step_4_a_nonce_lives_an_hour(world: World) -> None:
     client = world.client()
     client.credential = world.credential(lifetime_s=100_000)
@@ -97,6 +103,7 @@ def test_step_4_a_nonce_lives_an_hour(world: World) -> None:
     assert client.error(Method.REFRESH) == 438
 
 
+@pytest.mark.clause("8489 §9.2: the nonce differs for each source address and port")
 def test_step_4_a_nonce_of_another_port_is_stale(world: World) -> None:
     client = world.client()
     client.encode(Method.REFRESH)
@@ -104,12 +111,14 @@ def test_step_4_a_nonce_of_another_port_is_stale(world: World) -> None:
     assert other.error(Method.ALLOCATE, UDP) == 438
 
 
+@pytest.mark.clause("8489 §9.2.4: successful responses carry MESSAGE-INTEGRITY")
 def test_step_5_successes_are_signed(world: World) -> None:
     client = world.client()
     assert client.request(Method.ALLOCATE, UDP).is_signed_with(client.key)
     assert client.request(Method.REFRESH).is_signed_with(client.key)
 
 
+@pytest.mark.clause("8489 §9.2.4: other methods accept the username of their allocation, expired or not")
 def test_an_allocation_outlives_its_username_but_a_new_one_is_refused(world: World) -> None:
     again = world.client(port=4100)
     again.allocate((AttributeType.LIFETIME, (3600).to_bytes(4, "big")))
@@ -120,6 +129,7 @@ def test_an_allocation_outlives_its_username_but_a_new_one_is_refused(world: Wor
     assert fresh.error(Method.ALLOCATE, UDP) == 401
 
 
+@pytest.mark.clause("8656 §5: an allocation is its user's: an expired other one -> 401")
 def test_an_expired_username_does_not_pass_for_another_ones_allocation(world: World) -> None:
     client = world.client()
     client.allocate((AttributeType.LIFETIME, (3600).to_bytes(4, "big")))
@@ -129,6 +139,7 @@ def test_an_expired_username_does_not_pass_for_another_ones_allocation(world: Wo
     assert stranger.error(Method.REFRESH) == 401
 
 
+@pytest.mark.clause("8489 §9.2.4: at Allocate an expired user -> 401")
 def test_an_expired_username_gets_401_for_allocate_also_where_its_allocation_lives(world: World) -> None:
     client = world.client()
     client.allocate((AttributeType.LIFETIME, (3600).to_bytes(4, "big")))
@@ -138,6 +149,7 @@ def test_an_expired_username_gets_401_for_allocate_also_where_its_allocation_liv
     assert client.error(Method.REFRESH) == 0
 
 
+@pytest.mark.clause("8656 §5: an allocation's key proves its own username only")
 def test_an_allocations_key_proves_its_own_username_only(world: World) -> None:
     client = world.client()
     client.allocate()
@@ -151,6 +163,7 @@ def test_an_allocations_key_proves_its_own_username_only(world: World) -> None:
     assert code(client, request) == 401
 
 
+@pytest.mark.clause("8489 §14.3: a username has less than 509 bytes")
 @pytest.mark.parametrize(("length", "expected"), [(508, 0), (509, 401)])
 def test_rfc8489_14_3_a_username_is_shorter_than_509_bytes(world: World, length: int, expected: int) -> None:
     username = "1700000600:".ljust(length, "x")
@@ -159,6 +172,7 @@ def test_rfc8489_14_3_a_username_is_shorter_than_509_bytes(world: World, length:
     assert client.error(Method.ALLOCATE, UDP) == expected
 
 
+@pytest.mark.clause("TURN REST API: a second secret is accepted while one is being rotated")
 def test_a_second_secret_is_accepted_while_one_rotates(make_world: type[World]) -> None:
     old = make_world(secrets=("old",)).credential()
     world = make_world(secrets=("new", "old"))
@@ -168,6 +182,7 @@ def test_a_second_secret_is_accepted_while_one_rotates(make_world: type[World]) 
     assert attrs.evolve(world.client(port=4001), credential=third).error(Method.ALLOCATE, UDP) == 401
 
 
+@pytest.mark.clause("TURN REST API: password = base64(HMAC-SHA1(secret, username)), username = <expiry>[:id]")
 def test_a_minted_credential_is_what_coturn_computes() -> None:
     credential = Credentials("example.org", ("s3cret",)).mint("bob", 600, 1_700_000_000.9)
     assert credential.username == "1700000600:bob"
@@ -180,11 +195,13 @@ def test_a_minted_credential_is_what_coturn_computes() -> None:
         Credentials("example.org", ("s3cret",)).mint("x" * 600, 600, 0)
 
 
+@pytest.mark.clause("8489 §9.2: no invented nonce is accepted")
 @given(st.binary(max_size=30), st.floats(0, 2**31))
 def test_no_invented_nonce_is_accepted(nonce: bytes, now: float) -> None:
     assert not Nonces(b"k" * 32).accepts(nonce, HERE, now)
 
 
+@pytest.mark.clause("8489 §9.2: nonces are stateless, of one client address, at most 1 h old")
 @example(now=1875.0, age_s=0.0, position=7, change=ord("_") ^ ord("/"))
 @given(st.floats(0, 2**31), st.floats(0, 3599), st.integers(0, 23), st.integers(1, 255))
 def test_a_nonce_is_accepted_from_its_client_until_it_is_old(
@@ -202,6 +219,7 @@ def test_a_nonce_is_accepted_from_its_client_until_it_is_old(
     assert not nonces.accepts(changed, HERE, now)
 
 
+@pytest.mark.clause("8489 §9.2.4: no state is made for a packet that is not authenticated")
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_change_nothing(make_world: type[World], data: bytes) -> None:
     world = make_world()
@@ -214,6 +232,7 @@ attribute_lists = st.lists(st.tuples(known, st.one_of(st.binary(max_size=24), st
 turn_methods = st.sampled_from([Method.ALLOCATE, Method.REFRESH, Method.CREATE_PERMISSION, Method.CHANNEL_BIND])
 
 
+@pytest.mark.clause("8489 §6.3: every authenticated request gets exactly one answer")
 @given(st.lists(st.tuples(turn_methods, attribute_lists), max_size=6))
 def test_every_signed_request_gets_exactly_one_answer(
     make_world: type[World], requests: list[tuple[Method, list[Attribute]]]

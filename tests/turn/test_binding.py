@@ -19,6 +19,7 @@ IPV4 = FiveTuple(Transport.UDP, ("203.0.113.7", 4000), ("198.51.100.1", 3478))
 IPV6 = FiveTuple(Transport.UDP, ("2001:db8::7", 4000), ("2001:db8::1", 3478))
 
 
+@pytest.mark.clause("8489 §2: Binding answers XOR-MAPPED-ADDRESS alone: 32 bytes (IPv6 44), 8 more with FINGERPRINT")
 @pytest.mark.parametrize(
     ("five_tuple", "fingerprint", "size"), [(IPV4, False, 32), (IPV4, True, 40), (IPV6, False, 44), (IPV6, True, 52)]
 )
@@ -37,12 +38,14 @@ def test_binding_answers_the_mapped_address_alone(
     assert decode_xor_address(value, TRANSACTION) == (ip_address(host), port)
 
 
+@pytest.mark.clause("8489 §14.2: Binding's answer, byte for byte")
 def test_golden_binding_answer(world: World) -> None:
     answer = world.receive(bytes.fromhex("00010000 2112a442") + TRANSACTION, IPV4)
     assert answer is not None
     assert answer.hex() == "0101000c2112a442" + TRANSACTION.hex() + "0020000800012eb2ea12d545"
 
 
+@pytest.mark.clause("8489 §2: Binding answers a link-local client")
 def test_a_link_local_client_gets_its_address_without_the_zone(world: World) -> None:
     five_tuple = FiveTuple(Transport.UDP, ("fe80::7%eth0", 4000), ("fe80::1", 3478))
     answer = world.receive(encode(Method.BINDING, MessageClass.REQUEST, TRANSACTION), five_tuple)
@@ -52,6 +55,7 @@ def test_a_link_local_client_gets_its_address_without_the_zone(world: World) -> 
     assert decode_xor_address(value, TRANSACTION) == (ip_address("fe80::7"), 4000)
 
 
+@pytest.mark.clause("8489 §6.3.1: Binding with an unknown required attribute -> 420, no phrase, no SOFTWARE")
 def test_binding_with_unknown_required_attribute_gets_420_without_a_phrase(world: World) -> None:
     answer = world.receive(encode(Method.BINDING, MessageClass.REQUEST, TRANSACTION, [(0x7F00, b"")]), IPV4)
     assert answer is not None
@@ -61,12 +65,14 @@ def test_binding_with_unknown_required_attribute_gets_420_without_a_phrase(world
     assert len(answer) == 20 + 8 + 8
 
 
+@pytest.mark.clause("8489 §14: unknown 0x8000-0xFFFF are ignored")
 def test_binding_ignores_unknown_optional_attributes(world: World) -> None:
     answer = world.receive(encode(Method.BINDING, MessageClass.REQUEST, TRANSACTION, [(0xFF00, b"x")]), IPV4)
     assert answer is not None
     assert len(answer) == 32
 
 
+@pytest.mark.clause("8489 §6.3: indications with unknown attributes, responses and unknown methods are dropped")
 @pytest.mark.parametrize(
     "data",
     [
@@ -83,6 +89,7 @@ def test_what_is_no_request_of_ours_is_dropped(world: World, data: bytes) -> Non
     assert world.receive(data, IPV4) is None
 
 
+@pytest.mark.clause("8489 §9.2.4: a 401 is at most 60 bytes plus the padded realm, its nonce at most 24")
 @pytest.mark.parametrize("method", [Method.ALLOCATE, Method.REFRESH, Method.CREATE_PERMISSION, Method.CHANNEL_BIND])
 def test_401_is_at_most_60_bytes_and_the_realm(world: World, method: Method) -> None:
     request = encode(method, MessageClass.REQUEST, TRANSACTION, [(AttributeType.LIFETIME, b"abc")], fingerprint=True)
@@ -97,6 +104,7 @@ def test_401_is_at_most_60_bytes_and_the_realm(world: World, method: Method) -> 
     assert len(world.server.allocations) == 0
 
 
+@pytest.mark.clause("8489 §9.2.4: 401s are limited, an owner's 438 is not")
 def test_a_flood_of_forged_requests_does_not_end_an_allocation(world: World) -> None:
     """Its owner's 438 is not limited, though the flood came from the owner's very address."""
     client = world.client()
@@ -113,6 +121,7 @@ def test_a_flood_of_forged_requests_does_not_end_an_allocation(world: World) -> 
         assert client.error(Method.REFRESH) == 438
 
 
+@pytest.mark.clause("8489 §9.2.4: 438s are limited per user")
 def test_438_of_a_proven_user_is_limited_apart_from_401_and_from_other_users(world: World) -> None:
     bob, eve = world.client(4001, user="bob"), world.client(4002, user="eve")
     for client in (bob, eve):
@@ -125,6 +134,7 @@ def test_438_of_a_proven_user_is_limited_apart_from_401_and_from_other_users(wor
     assert world.server.counters.suppressed == 45
 
 
+@pytest.mark.clause("8489 §9.2.4: 401s are limited per source address")
 def test_401s_are_limited_and_counted_per_source(world: World) -> None:
     def answered(host: str) -> int:
         five_tuple = FiveTuple(Transport.UDP, (host, 4000), IPV4.server)

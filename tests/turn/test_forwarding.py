@@ -60,6 +60,7 @@ def bind(forwarder: Forwarder[str], number: int = 0x4000, port: int = 5000, unti
     forwarder.bind_channel(BindChannel(1, number, (PEER, port), until, relayed_only=False))
 
 
+@pytest.mark.clause("8656 §11.2: Send with peer, DATA and a permission leaves; zero-length too")
 @pytest.mark.parametrize("payload", [b"", b"x", b"xyz", b"four", b"y" * 1200])
 @pytest.mark.parametrize("extra", [(), ((AttributeType.SOFTWARE, b"x"),), ((AttributeType.FINGERPRINT, b"abcd"),)])
 @pytest.mark.parametrize("data_first", [False, True])
@@ -74,6 +75,7 @@ def test_11_2_send_passes_with_a_permission(payload: bytes, extra: tuple[Attribu
     assert (flow.packets_from_client, flow.bytes_from_client) == (2, 2 * len(payload))
 
 
+@pytest.mark.clause("8489 §14: other attributes of a Send indication are ignored or drop it")
 @pytest.mark.parametrize(
     "extra",
     [
@@ -93,6 +95,7 @@ def test_rfc8489_14_attributes_beside_the_two(extra: list[Attribute]) -> None:
 PEER_ONLY = [(AttributeType.XOR_PEER_ADDRESS, encode_xor_address(ip_address(PEER), 5000, TRANSACTION))]
 
 
+@pytest.mark.clause("8656 §11.2: Send without peer, DATA or permission is dropped; what does not parse, too")
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -121,6 +124,7 @@ def test_what_does_not_pass_is_counted(data: bytes, reason: Drop) -> None:
     assert flow.packets_from_client == 0
 
 
+@pytest.mark.clause("8656 §11.2: without an allocation data is dropped")
 @pytest.mark.parametrize("data", [send_indication(b"x"), channel_data(0x4000, b"x")])
 def test_without_a_flow_data_is_dropped(data: bytes) -> None:
     forwarder, _ = make()
@@ -136,6 +140,7 @@ def test_requests_are_the_control_sides(method: Method) -> None:
     assert forwarder.from_client(request, "stranger", 0.0) is CONTROL
 
 
+@pytest.mark.clause("8656 §11.3: from a peer without a channel -> Data indication")
 @pytest.mark.parametrize("payload", [b"", b"x", b"xyz", b"y" * 1200])
 def test_11_3_a_peer_without_channel_gets_a_data_indication(payload: bytes) -> None:
     forwarder, flow = make()
@@ -152,6 +157,7 @@ def test_11_3_a_peer_without_channel_gets_a_data_indication(payload: bytes) -> N
     assert (flow.packets_to_client, flow.bytes_to_client) == (1, len(payload))
 
 
+@pytest.mark.clause("8656 §11.3: a Data indication, byte for byte")
 def test_11_3_golden_data_indication() -> None:
     forwarder, flow = make()
     permit(forwarder)
@@ -161,6 +167,7 @@ def test_11_3_golden_data_indication() -> None:
     assert output[1].hex() == expected
 
 
+@pytest.mark.clause("8656 §11.3: from a peer without a permission: dropped")
 def test_11_3_a_peer_without_permission_is_dropped() -> None:
     forwarder, flow = make()
     permit(forwarder)
@@ -169,6 +176,7 @@ def test_11_3_a_peer_without_permission_is_dropped() -> None:
     assert forwarder.drops[Drop.NO_PERMISSION] == 2
 
 
+@pytest.mark.clause("8656 §9: permissions live 300 s; data never refreshes them")
 def test_9_data_does_not_refresh_a_permission_but_the_command_does() -> None:
     forwarder, flow = make()
     permit(forwarder)
@@ -178,6 +186,7 @@ def test_9_data_does_not_refresh_a_permission_but_the_command_does() -> None:
     assert forwarder.from_peer(flow, b"x", (PEER, 5000), 599.0) is not None
 
 
+@pytest.mark.clause("8656 §9: without its permission nothing passes")
 def test_a_revoked_permission_is_gone_at_once_and_can_come_back() -> None:
     forwarder, flow = make()
     permit(forwarder)
@@ -189,6 +198,7 @@ def test_a_revoked_permission_is_gone_at_once_and_can_come_back() -> None:
     assert forwarder.from_peer(flow, b"x", (PEER, 5000), 1.0) is not None
 
 
+@pytest.mark.clause("8656 §12.5: ChannelData reaches its peer; padding over UDP is optional")
 @pytest.mark.parametrize("padding", [b"", b"\0", b"\0\0\0"])
 def test_12_5_channel_data_reaches_its_peer(padding: bytes) -> None:
     forwarder, flow = make()
@@ -203,6 +213,7 @@ def test_12_5_channel_data_reaches_its_peer(padding: bytes) -> None:
     assert forwarder.from_client(channel_data(0x4000, b"hello"), CLIENT, 600.0) is None
 
 
+@pytest.mark.clause("8656 §12.6: length beyond the datagram, an unbound or a reserved number -> dropped")
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -219,6 +230,7 @@ def test_12_4_channel_data_that_does_not_pass(data: bytes, reason: Drop) -> None
     assert forwarder.drops[reason] == 1
 
 
+@pytest.mark.clause("8656 §12.7: a bound channel is always used towards the client")
 def test_12_a_bound_channel_is_always_used_towards_the_client() -> None:
     forwarder, flow = make()
     permit(forwarder, until=1000.0)
@@ -231,6 +243,7 @@ def test_12_a_bound_channel_is_always_used_towards_the_client() -> None:
     assert other_port[1][:2] == expired[1][:2] == b"\x00\x17"
 
 
+@pytest.mark.clause("8656 §12: a number is free again after its time")
 def test_12_a_rebound_number_or_peer_leaves_nothing_behind() -> None:
     forwarder, flow = make()
     permit(forwarder, until=9000.0)
@@ -303,6 +316,7 @@ def test_dont_fragment_changes_nothing_where_a_packet_is_handed_over() -> None:
     assert (output[0], output[2]) == (two, None)
 
 
+@pytest.mark.clause("8656 §11: IPv6 peers, both ways")
 def test_ipv6_both_ways() -> None:
     forwarder, _ = make()
     flow = forwarder.add_flow(
@@ -328,6 +342,7 @@ def two_flows() -> tuple[Forwarder[str], Flow[str], Flow[str]]:
     return forwarder, one, two
 
 
+@pytest.mark.clause("8656 §11, §12: two peers on one relay, each seen at its relayed address")
 def test_hand_over_reaches_the_other_client_from_our_relayed_address() -> None:
     forwarder, one, two = two_flows()
     permit(forwarder, RELAY, 1, ours=True)
@@ -345,6 +360,7 @@ def test_hand_over_reaches_the_other_client_from_our_relayed_address() -> None:
     assert (one.packets_from_client, two.packets_to_client) == (2, 2)
 
 
+@pytest.mark.clause("8656 §9: both sides' permissions decide between two peers on one relay")
 def test_hand_over_needs_the_receivers_permission_too() -> None:
     forwarder, _, _ = two_flows()
     permit(forwarder, RELAY, 1, ours=True)
@@ -352,6 +368,7 @@ def test_hand_over_needs_the_receivers_permission_too() -> None:
     assert forwarder.drops[Drop.NO_PERMISSION] == 1
 
 
+@pytest.mark.clause("Policy: this machine's own services are not peers")
 def test_our_own_services_are_no_peers_either_way() -> None:
     forwarder, one, _ = two_flows()
     permit(forwarder, RELAY, 1, ours=True)
@@ -363,6 +380,7 @@ def test_our_own_services_are_no_peers_either_way() -> None:
     assert forwarder.drops[Drop.NO_RELAYED_PEER] == 3
 
 
+@pytest.mark.clause("Policy: our own relayed addresses while they live")
 def test_a_channel_to_a_relayed_address_that_is_gone_reaches_no_service_in_its_place() -> None:
     forwarder, _, _ = two_flows()
     permit(forwarder, RELAY, 1, ours=True)
@@ -381,6 +399,7 @@ def test_a_refreshed_permission_is_what_it_was_refreshed_to() -> None:
         assert (forwarder.from_peer(one, b"x", (RELAY, 8080), 0.0) is None) == ours
 
 
+@pytest.mark.clause("Policy: the operator's list wins")
 def test_where_the_operator_allows_our_address_its_services_are_peers() -> None:
     forwarder, one, _ = two_flows()
     permit(forwarder, RELAY, 1, ours=False)
@@ -401,6 +420,7 @@ def test_commands_for_a_flow_that_is_gone_do_nothing() -> None:
 starts = st.sampled_from([b"", b"\x00\x16", b"\x40\x00", send_indication(b"")[:20], send_indication(b"x" * 9)[:34]])
 
 
+@pytest.mark.clause("8656 §9: of any packets only those to permitted peers leave")
 @given(starts, st.binary(max_size=120), st.booleans())
 def test_arbitrary_packets_never_raise_and_only_permitted_peers_are_sent_to(
     start: bytes, rest: bytes, fix_length: bool
@@ -419,6 +439,7 @@ def test_arbitrary_packets_never_raise_and_only_permitted_peers_are_sent_to(
     assert forwarder.from_peer(flow, data, (PEER, 5000), 0.0) is not None
 
 
+@pytest.mark.clause("8656 §11, §12: the largest datagrams pass or are dropped")
 @given(st.integers(65_390, 65_507))
 def test_payloads_of_the_largest_datagrams_never_raise(size: int) -> None:
     forwarder, flow = make()
@@ -427,6 +448,7 @@ def test_payloads_of_the_largest_datagrams_never_raise(size: int) -> None:
     assert (output is None) == (size > 65_400)
 
 
+@pytest.mark.clause("8489 §2: a plain Binding is answered as any")
 @pytest.mark.parametrize(
     "client", [("9.9.9.9", 4000), ("2620:fe::fe", 4000, 0, 0), ("fe80::7%eth0", 4000, 0, 3)], ids=["v4", "v6", "zone"]
 )

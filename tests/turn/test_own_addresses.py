@@ -39,6 +39,7 @@ def open_world(make_world: type[World]) -> World:
     return world
 
 
+@pytest.mark.clause("Policy: never to the relay's own listeners")
 @pytest.mark.parametrize("host", [RELAY, HOME, "127.0.0.3"])
 def test_12_2_a_listener_is_no_channels_peer_whatever_the_operator_allows(open_world: World, host: str) -> None:
     client = open_world.client()
@@ -48,6 +49,7 @@ def test_12_2_a_listener_is_no_channels_peer_whatever_the_operator_allows(open_w
     assert client.bind(0x4001, "9.9.9.9", LISTENER) == 0
 
 
+@pytest.mark.clause("Policy: never to the relay's own listeners")
 @pytest.mark.parametrize("host", [RELAY, HOME, "127.0.0.3"])
 def test_9_a_permission_for_an_own_address_leaves_the_listener_out(open_world: World, host: str) -> None:
     client = open_world.client()
@@ -61,6 +63,7 @@ def test_9_a_permission_for_an_own_address_leaves_the_listener_out(open_world: W
     assert forwarder.from_client(send_indication(host, 8080), key, open_world.now) == (flow, b"x", (host, 8080))
 
 
+@pytest.mark.clause("Policy: every address of this machine is denied")
 def test_an_address_that_becomes_our_own_keeps_its_other_ports_only(open_world: World) -> None:
     client = open_world.client()
     client.allocate()
@@ -86,6 +89,7 @@ def forwarder_and_flow() -> tuple[Forwarder[str], Flow[str]]:
     )
 
 
+@pytest.mark.clause("Policy: never to the relay's own listeners")
 @pytest.mark.parametrize(("host", "own"), [(RELAY, False), (HOME, True)])
 def test_the_data_path_binds_no_channel_to_a_listener(host: str, own: bool) -> None:
     forwarder, flow = forwarder_and_flow()
@@ -108,6 +112,7 @@ def test_a_channel_that_became_one_to_a_listener_can_be_unbound_whatever_went_be
     assert not flow.peers
 
 
+@pytest.mark.clause("Policy: a listener's port elsewhere is any port")
 def test_a_listeners_port_elsewhere_is_a_port_as_any() -> None:
     forwarder, flow = forwarder_and_flow()
     forwarder.set_permission(SetPermission(1, "9.9.9.9", 300.0, relayed_only=False, own=False, claimed=False))
@@ -115,6 +120,7 @@ def test_a_listeners_port_elsewhere_is_a_port_as_any() -> None:
     assert forwarder.from_client(send_indication(*peer), "client", 0.0) == (flow, b"x", peer)
 
 
+@pytest.mark.clause("Policy: an allocation is not its own peer")
 @pytest.mark.parametrize("own", [True, False])
 def test_11_a_flow_is_not_its_own_peer_either_way(own: bool) -> None:
     """Through Send as through ChannelBind, whatever the operator allows."""
@@ -128,6 +134,7 @@ def test_11_a_flow_is_not_its_own_peer_either_way(own: bool) -> None:
     assert forwarder.drops[Drop.NO_RELAYED_PEER] == 3
 
 
+@pytest.mark.clause("Policy: an allocation is not its own peer")
 def test_12_2_an_allocation_is_not_its_own_channels_peer(world: World, open_world: World) -> None:
     for one in (world, open_world):
         client, other = one.client(4000), one.client(4001)
@@ -136,6 +143,7 @@ def test_12_2_an_allocation_is_not_its_own_channels_peer(world: World, open_worl
         assert client.bind(0x4000, *others) == 0
 
 
+@pytest.mark.clause("Policy: a relay socket is no client")
 @pytest.mark.parametrize("host", [RELAY, HOME, "127.0.0.3"])
 def test_a_relay_socket_is_no_client(open_world: World, host: str) -> None:
     _, port = open_world.client().allocate()
@@ -147,6 +155,7 @@ def test_a_relay_socket_is_no_client(open_world: World, host: str) -> None:
     open_world.client(next_port, host, user="eve").allocate()
 
 
+@pytest.mark.clause("Policy: a relay socket is no client")
 def test_a_client_on_this_machine_does_not_get_its_own_port(make_world: type[World]) -> None:
     world = make_world(min_relay_port=50000, max_relay_port=50001)
     world.execute(world.server.set_local_addresses(frozenset({ip_address(HOME)})))
@@ -158,6 +167,7 @@ def test_a_client_on_this_machine_does_not_get_its_own_port(make_world: type[Wor
     one_port.client(50000, "9.9.9.9").allocate()
 
 
+@pytest.mark.clause("Policy: a relay socket is no client")
 def test_no_relay_socket_takes_the_port_of_a_client_on_this_machine(open_world: World) -> None:
     ours = open_world.client(50003, HOME)
     ours.allocate()

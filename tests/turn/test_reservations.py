@@ -84,6 +84,7 @@ def test_unknown_used_and_foreign_tokens_are_508(world: World) -> None:
     assert world.client(4002).error(Method.ALLOCATE, UDP, reserved) == 508
 
 
+@pytest.mark.clause("8656 §7.2: a malformed RESERVATION-TOKEN -> 400")
 def test_a_token_that_is_not_8_bytes_is_400(world: World) -> None:
     assert world.client().error(Method.ALLOCATE, UDP, token(b"1234567")) == 400
 
@@ -155,6 +156,7 @@ def test_reserving_and_leaving_again_and_again_does_not_take_every_port(world: W
     assert world.client(4001).error(Method.ALLOCATE, UDP) == 0
 
 
+@pytest.mark.clause("8656 §7.2: quota per user -> 486; a reserved port was counted before")
 def test_a_reservation_is_used_at_the_limit_of_the_quota(world: World) -> None:
     """Its port was counted when it was reserved."""
     _, reserved = reserve(world.client(4000))
@@ -165,6 +167,7 @@ def test_a_reservation_is_used_at_the_limit_of_the_quota(world: World) -> None:
     assert world.server.allocations.held_by((b"bob", "203.0.113.7")) == 5
 
 
+@pytest.mark.clause("8656 §7.2: no port left -> 508; reserved ports are in use")
 def test_reserved_ports_count_for_the_limit_of_all(make_world: type[World]) -> None:
     world = make_world(max_allocations=3)
     _, reserved = reserve(world.client(4000, user="a"))
@@ -182,6 +185,7 @@ def test_no_two_ports_are_left(world: World) -> None:
     assert len(taken(world)) == 5
 
 
+@pytest.mark.clause("8656 §7.2: a port that cannot be bound is skipped, with its pair")
 def test_pairs_whose_even_port_cannot_be_bound_are_skipped_and_free_again(world: World) -> None:
     world.unbindable = {50000, 50002, 50004}
     port, _ = reserve(world.client(4000))
@@ -192,6 +196,7 @@ def test_pairs_whose_even_port_cannot_be_bound_are_skipped_and_free_again(world:
     assert taken(world) == {port, port + 1}
 
 
+@pytest.mark.clause("8656 §7.2: a reserved port that is not available any more -> 508")
 def test_a_reserved_port_that_cannot_be_bound_any_more_is_508_and_free(world: World) -> None:
     port, reserved = reserve(world.client(4000))
     world.unbindable = {port + 1}

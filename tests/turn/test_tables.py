@@ -21,6 +21,7 @@ def seeded() -> Random:
     return Random(7)  # noqa: S311 - the same in every run
 
 
+@pytest.mark.clause("8656 §7.2: a port is never leaked")
 @given(
     st.integers(1024, 1100),
     st.integers(0, 12),
@@ -47,6 +48,7 @@ def test_ports_are_taken_once_and_never_lost(first: int, more: int, steps: list[
         assert ports.taken == set(taken)
 
 
+@pytest.mark.clause("8656 §7.2: relay ports are drawn at random from the range")
 def test_ports_are_drawn_from_all_of_the_range() -> None:
     ports = PortRange(50000, 50099, seeded())
     drawn = [ports.take() for _ in range(100)]
@@ -54,6 +56,7 @@ def test_ports_are_drawn_from_all_of_the_range() -> None:
     assert drawn != sorted(port for port in drawn if port is not None)
 
 
+@pytest.mark.clause("8656 §7.2: relay ports are never below 1024")
 @pytest.mark.parametrize(("first", "last"), [(1023, 2000), (2000, 1999), (60000, 65536)])
 def test_ports_outside_1024_to_65535_or_an_empty_range_are_refused(first: int, last: int) -> None:
     with pytest.raises(ValueError, match="1024"):
@@ -69,6 +72,7 @@ def test_a_port_released_twice_is_our_bug() -> None:
         ports.release(port)
 
 
+@pytest.mark.clause("8656 §8, §9, §12: absolute expiry")
 @given(st.lists(st.tuples(st.integers(0, 5), st.one_of(st.none(), st.integers(0, 50)), st.integers(0, 3))))
 def test_expiry_agrees_with_a_plain_table(steps: list[tuple[int, int | None, int]]) -> None:
     queue = ExpiryQueue()
@@ -99,6 +103,7 @@ def test_expiry_memory_stays_with_what_is_live() -> None:
     assert len(queue._heap) < 300  # that nothing piles up is the point
 
 
+@pytest.mark.clause("8489 §9.2.4: 401s are limited: 64 a second, burst 256")
 def test_limiter_refills_at_its_rate() -> None:
     limiter = UnauthenticatedLimiter(10)
     assert sum(limiter.allows(("192.0.2.1", 4000), 5.0) for _ in range(100)) == 40
@@ -106,12 +111,14 @@ def test_limiter_refills_at_its_rate() -> None:
     assert sum(limiter.allows(("192.0.2.1", 4000), 1e6) for _ in range(100)) == 40
 
 
+@pytest.mark.clause("8489 §9.2.4: 401s are limited per /64 for IPv6")
 def test_limiter_counts_ipv6_by_64() -> None:
     limiter = UnauthenticatedLimiter(10)
     assert sum(limiter.allows((f"2001:db8::{n:x}", 4000), 5.0) for n in range(100)) == 40
     assert limiter.allows(("2001:db8:0:1::1", 4000), 5.0)
 
 
+@pytest.mark.clause("8489 §9.2.4: addresses with a live signaling connection have a bucket of their own")
 def test_a_spoofer_that_empties_every_bucket_locks_no_signaling_client_out() -> None:
     limiter = UnauthenticatedLimiter(1)
     limiter.connected("192.0.2.1")
@@ -127,6 +134,7 @@ def test_a_spoofer_that_empties_every_bucket_locks_no_signaling_client_out() -> 
     assert not limiter.allows(("192.0.2.1", 4000), 6.0 - 1)
 
 
+@pytest.mark.clause("8489 §9.2.4: a spoofer must not lock anyone out")
 def test_who_forges_a_known_address_does_not_use_up_its_owners_port() -> None:
     limiter = UnauthenticatedLimiter(64)
     limiter.connected("192.0.2.1")
@@ -138,6 +146,7 @@ def test_who_forges_a_known_address_does_not_use_up_its_owners_port() -> None:
     assert answered >= 35  # of 40: a port may share its bucket with the flooded one
 
 
+@pytest.mark.clause("8489 §9.2.4: addresses with a live signaling connection have a bucket of their own")
 def test_a_known_address_has_its_bucket_while_one_of_its_connections_lives() -> None:
     limiter = UnauthenticatedLimiter(1)
     limiter.connected("192.0.2.1")
@@ -149,6 +158,7 @@ def test_a_known_address_has_its_bucket_while_one_of_its_connections_lives() -> 
     assert sum(limiter.allows(("192.0.2.1", 4000), 5.0) for _ in range(100)) == 4
 
 
+@pytest.mark.clause("8489 §9.2.4: 401s are limited with a table of fixed size")
 def test_known_addresses_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limiter_module, "_MAX_KNOWN_SOURCES", 2)
     limiter = UnauthenticatedLimiter(1)
@@ -158,6 +168,7 @@ def test_known_addresses_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answers == [12, 12, 4]
 
 
+@pytest.mark.clause("8489 §6.3.1: answers are kept 40 s, and few")
 def test_remembered_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retransmissions, "_MAX_ANSWERS", 10)
     memory = AnswerMemory()
