@@ -89,33 +89,17 @@ def start_relay() -> Start:
     return start
 
 
-@attrs.define(eq=False)
-class TurnClient:
-    """One client socket; every wait ends after five seconds."""
+class Conversation:
+    """What a client says and hears, over whatever transport."""
 
-    sock: trio.socket.SocketType
-    server: tuple[object, ...]
     credential: Credential
-    nonce: bytes = b""
-
-    @classmethod
-    async def connect(cls, running: Running, host: str = "127.0.0.1", user: str = "bob") -> TurnClient:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        sock = trio.socket.socket(family, socket.SOCK_DGRAM)
-        await sock.bind(("::1" if ":" in host else "127.0.0.1", 0))
-        return cls(sock, (host, running.port), static_credential(user))
-
-    def close(self) -> None:
-        self.sock.close()
+    nonce: bytes
 
     async def send(self, data: bytes) -> None:
-        await self.sock.sendto(data, self.server)
+        raise NotImplementedError
 
     async def receive(self) -> bytes:
-        with trio.fail_after(5):
-            data, sender = await self.sock.recvfrom(65535)
-        assert sender[:2] == self.server[:2], "a reply from another address"
-        return bytes(data)
+        raise NotImplementedError
 
     async def binding(self) -> Message:
         await self.send(encode(Method.BINDING, MessageClass.REQUEST, os.urandom(12)))
@@ -162,6 +146,35 @@ class TurnClient:
         value = encode_xor_address(ip_address(peer[0]), peer[1], transaction_id)
         attributes = [(AttributeType.XOR_PEER_ADDRESS, value), (AttributeType.DATA, payload)]
         await self.send(encode(Method.SEND, MessageClass.INDICATION, transaction_id, attributes))
+
+
+@attrs.define(eq=False)
+class TurnClient(Conversation):
+    """One client socket; every wait ends after five seconds."""
+
+    sock: trio.socket.SocketType
+    server: tuple[object, ...]
+    credential: Credential
+    nonce: bytes = b""
+
+    @classmethod
+    async def connect(cls, running: Running, host: str = "127.0.0.1", user: str = "bob") -> TurnClient:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        sock = trio.socket.socket(family, socket.SOCK_DGRAM)
+        await sock.bind(("::1" if ":" in host else "127.0.0.1", 0))
+        return cls(sock, (host, running.port), static_credential(user))
+
+    def close(self) -> None:
+        self.sock.close()
+
+    async def send(self, data: bytes) -> None:
+        await self.sock.sendto(data, self.server)
+
+    async def receive(self) -> bytes:
+        with trio.fail_after(5):
+            data, sender = await self.sock.recvfrom(65535)
+        assert sender[:2] == self.server[:2], "a reply from another address"
+        return bytes(data)
 
 
 Connect = Callable[..., AbstractAsyncContextManager[TurnClient]]

@@ -159,6 +159,8 @@ class StreamServer:
             return self._serve_turn(client, ends_at)
 
     def _serve_turn(self, client: _Client, ends_at: float) -> bool:
+        if not client.link.has_room:
+            return True  # others took it while this one waited for its turn
         media: list[bytes] = []
         broken = False
         more = False
