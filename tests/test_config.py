@@ -16,6 +16,7 @@ from tavern.config import (
     host_without_port,
     is_loopback_name,
     load_settings,
+    port_in_host,
     unknown_variables,
 )
 from tavern.errors import SettingsError
@@ -204,6 +205,23 @@ def test_each_setting_has_an_option_of_its_name_and_a_line_of_help() -> None:
 )
 def test_the_host_header_without_its_port(header: str, host: str | None) -> None:
     assert host_without_port(header) == host
+
+
+@pytest.mark.parametrize(
+    ("header", "port"),
+    [
+        ("tavern.example.com:8443", 8443),
+        ("tavern.example.com", None),
+        ("[2001:db8::7]:3001", 3001),
+        ("[2001:db8::7]", None),
+        ("host:", None),
+        ("host:x", None),
+        ("host:99999", None),
+        ("user@host:1", None),
+    ],
+)
+def test_the_port_in_the_host_header(header: str, port: int | None) -> None:
+    assert port_in_host(header) == port
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import trio
 
 from tavern.addresses import SocketAddress
 from tavern.announcement import announcement
-from tavern.config import DEV_SECRET, Settings, host_without_port
+from tavern.config import DEV_SECRET, Settings, host_without_port, port_in_host
 from tavern.errors import StartupError
 from tavern.listening import Listening, addresses, listen
 from tavern.logs import log_event
@@ -23,6 +23,7 @@ from tavern.signaling import ice
 from tavern.signaling.limits import AddressLimit
 from tavern.signaling.registry import Registry
 from tavern.signaling.session import Signaling
+from tavern.signaling.transport import Transport
 from tavern.startup import Decisions, decide
 from tavern.store.base import Store
 from tavern.store.memory import MemoryStore
@@ -199,12 +200,15 @@ class _Server:
             tls=decisions.certificate.context if decisions.certificate else None,
         )
 
-    def _ice_servers(self, host_header: str, peer_id: str) -> dict[str, object]:
+    def _ice_servers(self, transport: Transport, peer_id: str) -> dict[str, object]:
         settings = self._settings
         credential = self._relay.session_credential(peer_id, ice.TURN_CREDENTIAL_LIFETIME_S)
         # While no domain is set, the name by which this client found us is one that works for it.
-        host = (settings.is_local and host_without_port(host_header)) or settings.domain
-        own_urls = ice.own_urls(host, self._listening.turn_port, self._listening.turns_port)
+        host = (settings.is_local and host_without_port(transport.host_header)) or settings.domain
+        turns_port = ice.reachable_turns_port(
+            self._listening.turns_port, port_in_host(transport.host_header), direct_tls=transport.direct_tls
+        )
+        own_urls = ice.own_urls(host, self._listening.turn_port, turns_port)
         return ice.ice_servers_message(settings.ice_urls or own_urls, credential)
 
     def _metrics_answer(self) -> dict[str, object]:

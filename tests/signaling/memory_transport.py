@@ -16,6 +16,7 @@ class MemoryTransport:
     def __init__(self, client_host: str = "192.0.2.7", host_header: str = "localhost:3001") -> None:
         self.client_host = client_host
         self.host_header = host_header
+        self.direct_tls = False
         self.closed: tuple[int, str] | None = None
         self.congested = False
         self._to_server, self._from_client = trio.open_memory_channel[str | bytes](1000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tavern.signaling.ice import own_urls
+from tavern.signaling.ice import own_urls, reachable_turns_port
 
 
 @pytest.mark.parametrize(
@@ -21,3 +21,20 @@ def test_udp_comes_first_then_the_stream_that_passes_most_firewalls(
     *turn, stun = own_urls(host, 3478, turns_port)
     assert tuple(turn) == urls  # browsers warn beyond two
     assert stun == urls[0].replace("turn:", "stun:").partition("?")[0]
+
+
+@pytest.mark.parametrize(
+    ("turns_port", "host_port", "direct_tls", "reachable"),
+    [
+        (None, None, False, None),  # a proxy has the certificate, this server has none
+        (None, 8443, False, None),
+        (5349, None, True, 443),  # over our own TLS: the port that the page came from gets through
+        (5349, 3001, True, 3001),
+        (5349, None, False, 5349),  # a proxy ends TLS, and carries no TURN
+        (5349, 443, False, 5349),
+    ],
+)
+def test_turn_over_tls_is_named_where_the_client_reaches_it(
+    turns_port: int | None, host_port: int | None, direct_tls: bool, reachable: int | None
+) -> None:
+    assert reachable_turns_port(turns_port, host_port, direct_tls=direct_tls) == reachable

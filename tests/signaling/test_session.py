@@ -69,10 +69,10 @@ class Lab:
         self.signaling = Signaling(
             registry=self.registry,
             store=store,
-            ice_servers=lambda host, peer_id: {
+            ice_servers=lambda transport, peer_id: {
                 "type": "ice-servers",
                 "iceServers": [],
-                "expiresAt": f"{host} {peer_id}",
+                "expiresAt": f"{transport.host_header} {peer_id}",
             },
             rate_messages=limits.get("messages", 1000),
             create_limit=AddressLimit(limits.get("creates", 1000), 60.0),

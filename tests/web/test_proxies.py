@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tavern.web.proxies import client_host
+from tavern.web.proxies import client_host, names_a_proxy
 
 TRUSTED = (ip_network("127.0.0.0/8"), ip_network("::1/128"), ip_network("10.0.0.0/8"))
 
@@ -64,3 +64,18 @@ def test_the_clients_own_address(peer: str, headers: list[tuple[bytes, bytes]], 
 def test_any_headers_give_an_address(headers: list[tuple[bytes, bytes]]) -> None:
     assert client_host("127.0.0.1", headers, TRUSTED)
     assert client_host("203.0.113.7", headers, TRUSTED) == "203.0.113.7"
+
+
+@pytest.mark.parametrize(
+    ("headers", "named"),
+    [
+        ([], False),
+        ([(b"host", b"tavern.test"), (b"user-agent", b"x-real-ip")], False),
+        (forwarded("203.0.113.7"), True),
+        ([(b"x-real-ip", b"203.0.113.7")], True),
+        ([(b"forwarded", b"for=203.0.113.7")], True),
+        ([(b"via", b"1.1 pony")], True),
+    ],
+)
+def test_a_proxy_that_names_itself_is_noticed(headers: list[tuple[bytes, bytes]], named: bool) -> None:
+    assert names_a_proxy(headers) is named

@@ -16,6 +16,9 @@ REFRESH_MARGIN_S = 120
 """So long before that, a client that asked once is sent new ones: it may be in the middle of making a call."""
 
 
+HTTPS_PORT = 443
+
+
 def own_urls(host: str, turn_port: int, turns_port: int | None) -> tuple[str, ...]:
     """URLs of this server's relay as reached under `host`; `turns_port` is None where there is no TLS.
 
@@ -25,6 +28,17 @@ def own_urls(host: str, turn_port: int, turns_port: int | None) -> tuple[str, ..
     where = format_socket_address(host, turn_port)
     stream = f"turn:{where}" if turns_port is None else f"turns:{format_socket_address(host, turns_port)}"
     return (f"turn:{where}?transport=udp", f"{stream}?transport=tcp", f"stun:{where}")
+
+
+def reachable_turns_port(turns_port: int | None, host_header_port: int | None, *, direct_tls: bool) -> int | None:
+    """Where this client reaches TURN over TLS; None where it is not served (`turns_port` is None).
+
+    Who signals over our own TLS gets through to that very port, and maybe to no other. A proxy that ends TLS has no
+    TURN behind it: then it is the port that is ours alone.
+    """
+    if turns_port is None or not direct_tls:
+        return turns_port
+    return host_header_port or HTTPS_PORT
 
 
 def ice_servers_message(urls: Sequence[str], credential: Credential) -> dict[str, Any]:

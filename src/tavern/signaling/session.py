@@ -53,8 +53,8 @@ MAX_WAITING = 64
 """Messages of one connection behind one that waits for the disk: two seconds of them, which is as long as the store
 waits for it. Beyond, nothing more is read."""
 
-IceServers = Callable[[str, str], dict[str, Any]]
-"""`(host_header, peer_id)` to the `ice-servers` message for that peer."""
+IceServers = Callable[[Transport, str], dict[str, Any]]
+"""`(transport, peer_id)` to the `ice-servers` message for that peer on this connection."""
 
 
 @attrs.define(eq=False)
@@ -212,7 +212,7 @@ class Session:
                     self._nursery.start_soon(self._refresh_ice_servers)
 
     def _send_ice_servers(self) -> None:
-        self._send(self._signaling.ice_servers(self._transport.host_header, self.peer.peer_id))
+        self._send(self._signaling.ice_servers(self._transport, self.peer.peer_id))
 
     async def _refresh_ice_servers(self) -> None:
         """New ones before those that the client has run out, for as long as it is connected."""

@@ -23,6 +23,10 @@ class Transport(Protocol):
         """The Host that the client asked for, as sent."""
 
     @property
+    def direct_tls(self) -> bool:
+        """Whether it came over TLS that ends in this server, as far as its request tells: no proxy is named in it."""
+
+    @property
     def congested(self) -> bool:
         """Whether half of what may wait for this client is waiting: it reads, but slower than it is sent to."""
 

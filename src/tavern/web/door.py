@@ -26,9 +26,9 @@ from tavern.logs import log_event
 from tavern.metrics import Metrics
 from tavern.setting_values import IPNetwork
 from tavern.turn.five_tuple import FiveTuple, Transport
-from tavern.web.proxies import client_host, is_trusted
+from tavern.web.proxies import client_host, is_trusted, names_a_proxy
 from tavern.web.streams import AnyStream, LentStream, close_after_reading, tcp_socket
-from tavern.web.websocket import Serve, WebSocketLimits, handshake, serve_websocket
+from tavern.web.websocket import Origin, Serve, WebSocketLimits, handshake, serve_websocket
 
 MAX_HEAD_BYTES = 8 * 1024
 HEAD_TIMEOUT_S = 5.0
@@ -240,8 +240,11 @@ class Door:
                 LentStream(stream, handshake(head.values(b"sec-websocket-key")[0]), send_timeout_s=SEND_TIMEOUT_S),
                 head.rest,
                 self.serve_peer,
-                client_host=client_host(_peer_host(stream), head.headers, self.trusted_proxies),
-                host_header=host_values[0].decode("latin-1") if host_values else "",
+                origin=Origin(
+                    client_host=client_host(_peer_host(stream), head.headers, self.trusted_proxies),
+                    host_header=host_values[0].decode("latin-1") if host_values else "",
+                    direct_tls=isinstance(stream, trio.SSLStream) and not names_a_proxy(head.headers),
+                ),
                 limits=self.limits,
             )
         finally:

@@ -10,6 +10,7 @@ from tavern.setting_values import IPNetwork
 Headers = Sequence[tuple[bytes, bytes]]
 """Names in lower case."""
 
+_PROXYS_HEADERS = frozenset({b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-proto", b"x-real-ip"})
 _MAX_HOPS = 32  # a longer chain is not a proxy's; each entry costs a parse
 
 
@@ -36,6 +37,11 @@ def client_host(peer_host: str, headers: Headers, trusted_proxies: Sequence[IPNe
     if client is None or any(address not in vouched for address in real):
         return str(peer)
     return str(client)
+
+
+def names_a_proxy(headers: Headers) -> bool:
+    """Whether the request says that a proxy passed it on. One that says nothing cannot be told from a client."""
+    return any(name in _PROXYS_HEADERS for name, _ in headers)
 
 
 def is_trusted(host: str, trusted_proxies: Sequence[IPNetwork]) -> bool:

@@ -48,8 +48,17 @@ class WebSocketLimits:
     """Frames of all kinds in a second: pings and fragments are no messages, and cost as much."""
 
 
+@attrs.frozen(kw_only=True)
+class Origin:
+    """What the request said of where it comes from; see `signaling.transport.Transport`."""
+
+    client_host: str
+    host_header: str
+    direct_tls: bool
+
+
 async def serve_websocket(
-    stream: LentStream, rest: bytes, serve: Serve, *, client_host: str, host_header: str, limits: WebSocketLimits
+    stream: LentStream, rest: bytes, serve: Serve, *, origin: Origin, limits: WebSocketLimits
 ) -> None:
     """Accepts the upgrade that `stream` begins with, runs `serve`, and ends the WebSocket as it was told to.
 
@@ -58,7 +67,7 @@ async def serve_websocket(
     """
     try:
         async with trio.open_nursery() as nursery:
-            transport = await _accept(nursery, stream, rest, client_host, host_header, limits)
+            transport = await _accept(nursery, stream, rest, origin, limits)
             if transport is not None:
                 nursery.start_soon(transport.write)
                 nursery.start_soon(transport.beat, limits)
@@ -90,8 +99,7 @@ async def _accept(
     nursery: trio.Nursery,
     stream: LentStream,
     rest: bytes,
-    client_host: str,
-    host_header: str,
+    origin: Origin,
     limits: WebSocketLimits,
 ) -> TrioWebSocketTransport | None:
     """The accepted connection; None if the handshake took too long."""
@@ -101,7 +109,7 @@ async def _accept(
             nursery, stream, message_queue_size=1, max_message_size=MAX_MESSAGE_BYTES, receive_buffer_size=_READ_BYTES
         )
         connection = await request.accept()
-        transport = TrioWebSocketTransport(connection, client_host, host_header)
+        transport = TrioWebSocketTransport(connection, origin)
         guard = _FloodGuard(limits.frames_per_s, transport)
         # Not before: trio-websocket forgets frames that come with the request, until another one comes.
         stream.release(rest, guard.refuse)
@@ -146,10 +154,9 @@ async def _serve_and_finish(serve: Serve, transport: TrioWebSocketTransport) -> 
 class TrioWebSocketTransport:
     """One connection; implements `signaling.transport.Transport`."""
 
-    def __init__(self, connection: WebSocketConnection, client_host: str, host_header: str) -> None:
+    def __init__(self, connection: WebSocketConnection, origin: Origin) -> None:
         self._connection = connection
-        self._client_host = client_host
-        self._host_header = host_header
+        self._origin = origin
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
         self._more = trio.Event()
@@ -161,11 +168,15 @@ class TrioWebSocketTransport:
 
     @property
     def client_host(self) -> str:
-        return self._client_host
+        return self._origin.client_host
 
     @property
     def host_header(self) -> str:
-        return self._host_header
+        return self._origin.host_header
+
+    @property
+    def direct_tls(self) -> bool:
+        return self._origin.direct_tls
 
     async def receive(self) -> str | bytes:
         if self._ended is None:
