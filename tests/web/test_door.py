@@ -88,6 +88,16 @@ class OpenDoor:
             await stream.send_all(data)
             return await read_all(stream)
 
+    async def exchange_and_end(self, data: bytes) -> bytes:
+        """The same, for who is served until it ends."""
+        stream = await self.connect()
+        async with stream:
+            with suppress(trio.BrokenResourceError):
+                await stream.send_all(data)
+                await stream.send_eof()
+                return await read_all(stream)
+        return b""
+
 
 async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
     answer = b""
