@@ -104,9 +104,10 @@ async def test_coturns_client_over_tls_on_each_port(secured: Secured) -> None:
     with peers("127.0.0.1") as ports:
         peer = ("-e", "127.0.0.1", "-r", ports["127.0.0.1"])
         for options in ("-t -S", "-t -S -s", "-t"):
+            arguments = [*options.split(), *peer]
             async with trio.open_nursery() as nursery:
                 for port in secured.ports:
-                    nursery.start_soon(expect_no_loss, port, *options.split(), *peer)
+                    nursery.start_soon(expect_no_loss, port, *arguments)
 
 
 @needs_coturn
