@@ -104,13 +104,14 @@ class PythonStreamLinks:
 
     def thread_put_media(self, link: PythonStreamLink, data: bytes) -> bool:
         """Whether it goes to the client; False if too much waits already."""
-        self._has_output(link)
-        return link.thread_put_media(data)
+        put = link.thread_put_media(data)
+        self._has_output(link)  # only now: trio may have looked already when it is told before
+        return put
 
     def thread_execute(self, command: ToStream) -> None:
         """What the command says."""
-        self._has_output(command.link)
         command.link.thread_put(command.data)
+        self._has_output(command.link)
 
     def _has_output(self, link: PythonStreamLink) -> None:
         if not link.announced:
