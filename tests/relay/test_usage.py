@@ -26,7 +26,7 @@ from tavern.turn.metering import HEADERS_SIZE
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from tests.relay.conftest import Connect, Start, TurnClient
+    from tests.relay.conftest import Connect, Running, Start, TurnClient
 
 NOVEMBER = datetime(2026, 11, 30, 23, 50, tzinfo=UTC).timestamp()
 TEN_MINUTES = 600.0
@@ -174,8 +174,9 @@ async def refused_allocate(client: TurnClient) -> int:
 async def test_who_floods_loses_what_is_over_his_rate_and_others_lose_nothing(
     start_relay: Start, connect_client: Connect
 ) -> None:
-    """Two flows of the flooder share one rate; the peer's answers to the other user all arrive."""
-    packets, size = 400, 1000
+    """Two flows of the flooder share one rate; what the other user sends arrives, and so does each answer."""
+    rounds, size = 40, 1000
+    loud_sent, answered = 20 * rounds, 0
     async with (
         start_relay(user_bytes_per_s=100_000) as running,
         connect_client(running, user="loud") as loud,
@@ -191,28 +192,30 @@ async def test_who_floods_loses_what_is_over_his_rate_and_others_lose_nothing(
 
             async def receive() -> None:
                 while True:
-                    arrived[len(await peer.recv(2000))] += 1
+                    data, relayed = await peer.recvfrom(2000)
+                    arrived[len(data)] += 1
+                    if data == b"quiet":
+                        await peer.sendto(b"answer", relayed)
 
             running.nursery.start_soon(receive)
             started_at = trio.current_time()
-            for number in range(packets):
-                for client in (loud, louder):
-                    await client.send(b"\x40\x00" + size.to_bytes(2, "big") + bytes(size))
-                if number % 10 == 0:
-                    await quiet.send(b"\x40\x00\x00\x05" + b"quiet")
-                    await trio.sleep(0.001)  # no buffer overflows
-            drops = running.relay.statistics().drops
-
-            def all_decided() -> bool:
-                drops.update(running.relay.statistics().drops)
-                return arrived.total() + drops[Drop.OVER_USER_RATE] == 2 * packets + packets // 10
-
-            await until(all_decided)
+            for number in range(1, rounds + 1):
+                for _ in range(10):
+                    for client in (loud, louder):
+                        await client.send(b"\x40\x00" + size.to_bytes(2, "big") + bytes(size))
+                await quiet.send(b"\x40\x00\x00\x05" + b"quiet")
+                answered += await quiet.receive() == b"\x40\x00\x00\x06" + b"answer"
+                decided = 21 * number
+                await until(lambda: arrived.total() + dropped(running) == decided)  # noqa: B023 - called at once
             elapsed_s = trio.current_time() - started_at
+            assert dropped(running) == loud_sent - arrived[size] > 0
             running.nursery.cancel_scope.cancel()
-    assert arrived[len(b"quiet")] == packets // 10
+    assert arrived[len(b"quiet")] == answered == rounds
     assert 0 < arrived[size] * (size + HEADERS_SIZE) <= (1 + elapsed_s) * 100_000
-    assert drops[Drop.OVER_USER_RATE] == 2 * packets - arrived[size] > 0
+
+
+def dropped(running: Running) -> int:
+    return running.relay.statistics().drops[Drop.OVER_USER_RATE]
 
 
 async def test_all_together_stay_below_the_servers_rate(start_relay: Start, connect_client: Connect) -> None:

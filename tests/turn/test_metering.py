@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tavern.stun.attributes import encode_xor_address
 from tavern.stun.message import AttributeType, MessageClass, Method, encode
+from tavern.turn.budget import sent_bytes
 from tavern.turn.commands import AddFlow, BindChannel, RemoveFlow, SetPermission, SetTransfer
 from tavern.turn.drops import Drop
 from tavern.turn.five_tuple import FiveTuple, Transport
@@ -216,6 +217,40 @@ def test_every_way_through_the_relay_is_counted_and_others_lose_nothing(way: str
     assert {name: count for name, count in forwarder.drops.items() if count} == {Drop.OVER_USER_RATE: 50}
     outputs = [forwarder.from_client(channel_data(0x4000), "bob", 0.0) for _ in range(100)]
     assert outputs.count(None) == (100 if way == "hand-over" else 0)  # that came to Bob, whose bucket it took
+
+
+WAYS = ("to peer", "from peer", "hand-over")
+
+
+@given(
+    st.integers(1, 200_000),
+    st.integers(1, 300_000),
+    st.lists(
+        st.tuples(st.floats(0, 0.5), st.sampled_from(["alice", "bob"]), st.sampled_from(WAYS), st.integers(1, 60)),
+        max_size=40,
+    ),
+)
+def test_whatever_comes_each_user_and_all_together_stay_within_their_rates(
+    user_rate: int, rate: int, steps: list[tuple[float, str, str, int]]
+) -> None:
+    forwarder, alice, bob = two_users(Meter(user_rate, rate))
+    flows = {"alice": alice, "bob": bob}
+    now = sent = 0.0
+    for pause_s, user, way, count in steps:
+        now += pause_s
+        for _ in range(count):
+            sent += 1
+            if way == "from peer":
+                forwarder.from_peer(flows[user], bytes(SIZE), (PEER, 5000), now)
+            else:
+                forwarder.from_client(channel_data(0x4000 if way == "to peer" else 0x4001), user, now)
+    for flow in flows.values():
+        used = 1000 * (flow.packets_from_client + flow.packets_to_client)
+        assert used <= now * user_rate + TokenBucket(user_rate).burst + 1e-3
+    assert sent_bytes(forwarder.traffic()) <= now * rate + TokenBucket(rate).burst + 1e-3
+    handed_over = alice.packets_handed_over + bob.packets_handed_over
+    passed = sum(flow.packets_from_client + flow.packets_to_client for flow in flows.values()) - handed_over
+    assert passed + sum(forwarder.drops.values()) == sent
 
 
 def test_what_is_handed_over_counts_once_for_all_together() -> None:
