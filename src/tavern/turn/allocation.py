@@ -80,6 +80,8 @@ class Allocation:
     permissions: dict[IPAddress, Permission] = attrs.field(factory=dict)
     channels: dict[int, Channel] = attrs.field(factory=dict)
     channel_of: dict[SocketAddress, int] = attrs.field(factory=dict)
+    channels_at: dict[str, set[int]] = attrs.field(factory=dict)
+    """The numbers of all channels to one host: they may outlive its permission."""
     none_expires_before: float = NEVER
     """No permission and no channel does."""
 
@@ -114,11 +116,16 @@ class Allocation:
         """`number` stands for the channel's peer. Neither may be bound elsewhere."""
         self.channels[number] = channel
         self.channel_of[channel.peer] = number
+        self.channels_at.setdefault(channel.peer[0], set()).add(number)
 
     def unbind(self, number: int) -> None:
         """`number` stands for nobody."""
         channel = self.channels.pop(number)
         del self.channel_of[channel.peer]
+        numbers = self.channels_at[channel.peer[0]]
+        numbers.discard(number)
+        if not numbers:
+            del self.channels_at[channel.peer[0]]
 
 
 def granted_lifetime_s(asked_s: int | None) -> int:

@@ -23,11 +23,22 @@ _ID_BITS = 128  # a session's id is in its credential's username: to guess one i
 class ClosedRelay:
     """Who is with whom, and what follows from every change. Ids of sessions that are gone have no effect."""
 
-    def __init__(self, allocations: AllocationTable, random: Random, *, static_credentials: bool) -> None:
-        """`static_credentials`: whether users that are no sessions are accepted, under the general policy."""
+    def __init__(
+        self,
+        allocations: AllocationTable,
+        random: Random,
+        *,
+        advertised_addresses: frozenset[IPAddress],
+        static_credentials: bool,
+    ) -> None:
+        """`static_credentials`: whether users that are no sessions are accepted, under the general policy.
+
+        `advertised_addresses`: what relayed addresses carry.
+        """
         self.sessions = SessionTable()
         self._allocations = allocations
         self._random = random
+        self._advertised_addresses = advertised_addresses
         self._static_credentials = static_credentials
 
     def open_session(self, host: str) -> str:
@@ -121,7 +132,7 @@ class ClosedRelay:
         gone = {host for host in hosts if not self.sessions.may_reach(owner, host)}
         effects: list[Effect] = []
         for allocation in self._allocations.of_owner(owner):
-            effects += withdraw(allocation, gone, relayed)
+            effects += withdraw(allocation, gone, relayed, self._allocations, self._advertised_addresses)
         return effects
 
     def _set_circles(self, session: Session) -> list[Effect]:

@@ -13,7 +13,7 @@ from tavern.addresses import IPAddress, SocketAddress
 from tavern.stun.attributes import family_of
 from tavern.turn.allocation import Allocation
 from tavern.turn.allocations import AllocationTable
-from tavern.turn.commands import Effect, RevokePermission, SetPermission, UnbindChannel
+from tavern.turn.commands import BindChannel, Effect, RevokePermission, SetPermission, UnbindChannel
 from tavern.turn.policy import OWN, PeerPolicy, Verdict
 from tavern.turn.sessions import SessionTable
 
@@ -83,8 +83,7 @@ class Reach:
             host, port = channel.peer
             judgement = self._judge(allocation, ip_address(host), others_live=True)
             if judgement is None or self._is_listener(judgement, port):
-                allocation.unbind(number)
-                effects.append(UnbindChannel(allocation.id, number))
+                effects.append(_unbind(allocation, number))
         return effects
 
     def _is_listener(self, judgement: Judgement, port: int) -> bool:
@@ -111,21 +110,55 @@ def set_permission(allocation: Allocation, peer: IPAddress, expires_at: float, j
     )
 
 
-def withdraw(allocation: Allocation, hosts: set[IPAddress], relayed: set[SocketAddress]) -> list[Effect]:
+def withdraw(
+    allocation: Allocation,
+    hosts: set[IPAddress],
+    relayed: set[SocketAddress],
+    relays: AllocationTable,
+    advertised: frozenset[IPAddress],
+) -> list[Effect]:
     """The claims on `hosts` are nobody's any more, and the relayed addresses `relayed` are gone.
 
     In proportion to these, not to what the allocation holds: a member that holds much must not make leaving slow.
     """
     effects: list[Effect] = []
-    gone = {peer for peer in hosts & allocation.permissions.keys() if allocation.permissions[peer].claimed}
-    for peer in gone:
-        del allocation.permissions[peer]
-        effects.append(RevokePermission(allocation.id, str(peer)))
-    numbers = [allocation.channel_of[peer] for peer in relayed & allocation.channel_of.keys()]
-    if gone:
-        names = {str(peer) for peer in gone}
-        numbers += [number for number, channel in allocation.channels.items() if channel.peer[0] in names]
-    for number in dict.fromkeys(numbers):
-        allocation.unbind(number)
-        effects.append(UnbindChannel(allocation.id, number))
+    for host in hosts:
+        if host in advertised:
+            effects += _withdraw_but_relayed(allocation, host, relays)
+        else:
+            effects += _withdraw_all(allocation, host)
+    for peer in relayed & allocation.channel_of.keys():
+        effects.append(_unbind(allocation, allocation.channel_of[peer]))
     return effects
+
+
+def _withdraw_all(allocation: Allocation, host: IPAddress) -> list[Effect]:
+    effects: list[Effect] = []
+    permission = allocation.permissions.get(host)
+    if permission is not None and permission.claimed:
+        del allocation.permissions[host]
+        effects.append(RevokePermission(allocation.id, str(host)))
+    # Of a permission that has expired the channels live on.
+    effects += [_unbind(allocation, number) for number in sorted(allocation.channels_at.get(str(host), ()))]
+    return effects
+
+
+def _withdraw_but_relayed(allocation: Allocation, host: IPAddress, relays: AllocationTable) -> list[Effect]:
+    """The address is the relay's own, and the operator allows it: others in the call are relayed there, too."""
+    effects: list[Effect] = []
+    permission = allocation.permissions.get(host)
+    if permission is not None and permission.claimed:
+        permission.claimed = False
+        effects.append(set_permission(allocation, host, permission.expires_at, _RELAYED_ONLY))
+    for number in sorted(allocation.channels_at.get(str(host), ())):
+        channel = allocation.channels[number]
+        if relays.relayed_at(host, channel.peer[1]) is None:
+            effects.append(_unbind(allocation, number))
+        else:
+            effects.append(BindChannel(allocation.id, number, channel.peer, channel.expires_at, relayed_only=True))
+    return effects
+
+
+def _unbind(allocation: Allocation, number: int) -> UnbindChannel:
+    allocation.unbind(number)
+    return UnbindChannel(allocation.id, number)

@@ -101,7 +101,12 @@ class TurnServer:
         self._realm = config.realm.encode()
         self._nonces = Nonces(nonce_key)
         self._answers = AnswerMemory()
-        self.closed = ClosedRelay(self.allocations, random, static_credentials=config.static_credentials)
+        self.closed = ClosedRelay(
+            self.allocations,
+            random,
+            advertised_addresses=frozenset(config.advertised_addresses),
+            static_credentials=config.static_credentials,
+        )
         policy = PeerPolicy(
             advertised_addresses=frozenset(config.advertised_addresses),
             allow_peers=config.allow_peers,
