@@ -105,7 +105,8 @@ async def test_nothing_but_checks_reaches_an_announced_address_until_it_speaks(s
             await ada.turn.send_indication(check, (host, port))
             data, relay = await trio.to_thread.run_sync(bens_socket.recvfrom, 2048)
             assert data == check, "the media before it was dropped"
-            bens_socket.sendto(encode(Method.BINDING, MessageClass.SUCCESS, b"c" * 12), relay)
+            answer = encode(Method.BINDING, MessageClass.SUCCESS, b"c" * 12, integrity_key=b"ben's ice-pwd")
+            bens_socket.sendto(answer, relay)
             await ada.turn.receive()
             await ada.turn.send_indication(b"media", (host, port))
             assert await trio.to_thread.run_sync(bens_socket.recv, 2048) == b"media"

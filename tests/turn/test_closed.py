@@ -66,7 +66,11 @@ class Person:
 
 
 def binding(message_class: MessageClass = MessageClass.REQUEST, transaction_id: bytes = b"") -> bytes:
-    return encode(Method.BINDING, message_class, transaction_id or os.urandom(12))
+    """A connectivity check, or an answer to one, as ICE agents send it."""
+    username = [(AttributeType.USERNAME, b"theirs:ours")] if message_class is MessageClass.REQUEST else []
+    return encode(
+        Method.BINDING, message_class, transaction_id or os.urandom(12), username, integrity_key=b"their ice-pwd"
+    )
 
 
 @pytest.fixture(params=list(Transport))

@@ -8,32 +8,65 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from ipaddress import ip_address
 
 import attrs
 
+from tavern.addresses import source_key
 from tavern.turn.limiter import TokenBuckets
+from tavern.turn.policy import embedded_addresses
 
 # Together at most 50 in any second: the burst, and what comes in during a second.
 _CHECKS_PER_S = 40.0
 _CHECK_BURST = 10.0
+# Of one user to all claimed addresses: else who announces a network floods it. A mesh of 8 whose members check every
+# 50 ms (RFC 8445 §14.2) makes 140, and eight old clients behind one address are one user.
+_USER_CHECKS_PER_S = 1000.0
 _MAX_CHECK_SIZE = 548  # RFC 8489 §6.1: what passes every path; a check has some 120 bytes, and could carry anything
-_MAX_TRANSACTIONS = 128  # checks without an answer: those of more than two seconds
+_ANSWER_S = 10.0  # no path is slower
+_MAX_UNANSWERED = 65536  # checks of all users, 20 MB; the oldest go first, and who checks himself needs none
+_MAX_ATTRIBUTES = 16  # of a check or its answer; browsers send eight
 
 _HEADER_SIZE = 20
 _COOKIE = b"\x21\x12\xa4\x42"
 _BINDING_REQUEST = b"\x00\x01"
 _BINDING_SUCCESS = b"\x01\x01"
+_USERNAME = 0x0006
+_MESSAGE_INTEGRITY = 0x0008
+# RFC 8445 §7.1, §7.3: both ends sign. A public STUN server answers everybody, and does not.
+_OF_A_REQUEST = frozenset({_USERNAME, _MESSAGE_INTEGRITY})
+_OF_A_SUCCESS = frozenset({_MESSAGE_INTEGRITY})
 
 
 class CheckLimiter:
-    """How many checks may leave to one address, whatever each user's number of allocations; of fixed size."""
+    """How many checks may leave to one address, whoever sends them, and which are not answered. Of bounded size."""
 
     def __init__(self) -> None:
-        self._buckets = TokenBuckets(_CHECKS_PER_S, _CHECK_BURST)
+        self._targets = TokenBuckets(_CHECKS_PER_S, _CHECK_BURST)
+        self._users = TokenBuckets(_USER_CHECKS_PER_S, _USER_CHECKS_PER_S)
+        self._unanswered: OrderedDict[tuple[int, bytes], float] = OrderedDict()
+        self._last_claim = 0
 
-    def take(self, user: Hashable, host: str, now: float) -> bool:
-        """Whether one more check of this user may go to `host`, which is then counted."""
-        return self._buckets.take((user, host), now)
+    def new_claim(self) -> int:
+        """A number for one more claim."""
+        self._last_claim += 1
+        return self._last_claim
+
+    def take(self, user: Hashable, targets: tuple[str, ...], now: float) -> bool:
+        """Whether one more check of this user may go to `targets`, which is then counted."""
+        return self._users.take(user, now) and all(self._targets.take(target, now) for target in targets)
+
+    def sent(self, claim: int, transaction_id: bytes, now: float) -> None:
+        """A check left, whose answer would prove this claim for a while."""
+        unanswered = self._unanswered
+        unanswered[claim, transaction_id] = now + _ANSWER_S
+        unanswered.move_to_end((claim, transaction_id))
+        while len(unanswered) > _MAX_UNANSWERED or next(iter(unanswered.values())) <= now:
+            unanswered.popitem(last=False)
+
+    def is_awaited(self, claim: int, transaction_id: bytes) -> bool:
+        """Whether such a check left lately."""
+        return (claim, transaction_id) in self._unanswered
 
 
 @attrs.define(eq=False)
@@ -43,25 +76,35 @@ class Claim:
     user: Hashable
     host: str
     limiter: CheckLimiter
-    _transactions: OrderedDict[bytes, None] = attrs.field(factory=OrderedDict)
+    _number: int = attrs.field(init=False)
+    _targets: tuple[str, ...] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._number = self.limiter.new_claim()
+        self._targets = check_targets(self.host)
 
     def may_leave(self, payload: bytes, now: float) -> bool:
         """Whether `payload` is a connectivity check, and not one too many. One that leaves is remembered."""
         if len(payload) > _MAX_CHECK_SIZE or not _is_stun(payload, _BINDING_REQUEST):
             return False
-        transaction_id = payload[8:20]
-        if not self.limiter.take(self.user, self.host, now):
+        if not self.limiter.take(self.user, self._targets, now):
             return False
-        self._transactions[transaction_id] = None
-        if len(self._transactions) > _MAX_TRANSACTIONS:
-            self._transactions.popitem(last=False)
+        self.limiter.sent(self._number, payload[8:20], now)
         return True
 
     def is_proven_by(self, payload: bytes) -> bool:
-        """Whether `payload`, which came from the address, shows that it is in the call: it checks, too, or answers."""
+        """Whether `payload`, which came from the address, shows that it is in the call: it checks, too, or answers.
+
+        What it is signed with is known to the two ends only; that it is signed at all tells them from STUN servers.
+        """
         if _is_stun(payload, _BINDING_SUCCESS):
-            return payload[8:20] in self._transactions
-        return _is_stun(payload, _BINDING_REQUEST)
+            return self.limiter.is_awaited(self._number, payload[8:20]) and _has_attributes(payload, _OF_A_SUCCESS)
+        return _is_stun(payload, _BINDING_REQUEST) and _has_attributes(payload, _OF_A_REQUEST)
+
+
+def check_targets(host: str) -> tuple[str, ...]:
+    """What checks to `host` are counted for: where they end up, by whatever address, and all of an IPv6 /64."""
+    return tuple(dict.fromkeys(source_key(str(address)) for address in embedded_addresses(ip_address(host))))
 
 
 def _is_stun(payload: bytes, message_type: bytes) -> bool:
@@ -71,3 +114,16 @@ def _is_stun(payload: bytes, message_type: bytes) -> bool:
         and len(payload) >= _HEADER_SIZE
         and payload[2] << 8 | payload[3] == len(payload) - _HEADER_SIZE
     )
+
+
+def _has_attributes(payload: bytes, wanted: frozenset[int]) -> bool:
+    """Whether a STUN message has all of these. Never raises."""
+    found: set[int] = set()
+    offset = _HEADER_SIZE
+    for _ in range(_MAX_ATTRIBUTES):
+        if offset + 4 > len(payload):
+            break
+        found.add(payload[offset] << 8 | payload[offset + 1])
+        size = payload[offset + 2] << 8 | payload[offset + 3]
+        offset += 4 + size + (-size & 3)
+    return wanted <= found
