@@ -18,7 +18,7 @@ from tavern.relay.control_queue import ControlPacket, ControlQueue
 from tavern.relay.sockets import open_listeners
 from tavern.relay.thread import PythonDataPath
 from tavern.stun.message import MessageClass, Method, encode
-from tavern.turn.commands import AddFlow, RemoveFlow
+from tavern.turn.commands import AddFlow, RemoveFlow, UnbindChannel
 from tavern.turn.drops import Drop
 from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.flows import Flow
@@ -104,7 +104,9 @@ async def test_a_full_relay_socket_does_not_make_another_wait(monkeypatch: pytes
     assert order.index(2) <= 32
 
 
-async def test_a_socket_with_an_event_goes_only_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_removed_flow_hears_nothing_more_with_a_packet_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     order = record_peers(monkeypatch)
     listeners = open_listeners(("127.0.0.1",), 0)
     relay = local_socket()
@@ -125,7 +127,20 @@ async def test_a_socket_with_an_event_goes_only_after_it(monkeypatch: pytest.Mon
         await until(lambda: relay.fileno() == -1)
     await path.stop()
     await path.wait_ended()
-    assert order == [1]
+    assert order == []
+
+
+async def test_more_commands_than_one_turn_takes_are_all_executed() -> None:
+    listeners = open_listeners(("127.0.0.1",), 0)
+    path = PythonDataPath(listeners, frozenset())
+    relay = local_socket()
+    path.add_relay(flow(1, listeners[0], relay), relay)
+    for number in range(10_000):
+        path.submit(UnbindChannel(1, number))
+    path.submit(RemoveFlow(1))
+    path.start()
+    await until(lambda: relay.fileno() == -1)
+    await path.stop()
 
 
 async def test_requests_of_clients_with_a_flow_wait_apart(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,7 +129,7 @@ class ClosedRelay:
         return effects
 
     def _withdraw(self, owner: Owner, hosts: set[IPAddress], relayed: set[SocketAddress]) -> list[Effect]:
-        gone = {host for host in hosts if not self.sessions.may_reach(owner, host)}
+        gone = {host: str(host) for host in hosts if not self.sessions.may_reach(owner, host)}
         effects: list[Effect] = []
         for allocation in self._allocations.of_owner(owner):
             effects += withdraw(allocation, gone, relayed, self._allocations, self._advertised_addresses)

@@ -5,6 +5,7 @@ For every allocation the policy of addresses decides. Those of sessions reach be
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from ipaddress import ip_address
 
 import attrs
@@ -112,34 +113,28 @@ def set_permission(allocation: Allocation, peer: IPAddress, expires_at: float, j
 
 def withdraw(
     allocation: Allocation,
-    hosts: set[IPAddress],
+    hosts: Mapping[IPAddress, str],
     relayed: set[SocketAddress],
     relays: AllocationTable,
     advertised: frozenset[IPAddress],
 ) -> list[Effect]:
-    """The claims on `hosts` are nobody's any more, and the relayed addresses `relayed` are gone.
+    """The claims on `hosts` (and how they are written) are nobody's any more, the relayed addresses `relayed` gone.
 
     In proportion to these, not to what the allocation holds: a member that holds much must not make leaving slow.
     """
     effects: list[Effect] = []
-    for host in hosts:
+    for host, name in hosts.items():
         if host in advertised:
             effects += _withdraw_but_relayed(allocation, host, relays)
-        else:
-            effects += _withdraw_all(allocation, host)
+            continue
+        permission = allocation.permissions.get(host)
+        if permission is not None and permission.claimed:
+            del allocation.permissions[host]
+            effects.append(RevokePermission(allocation.id, name))
+        if numbers := allocation.channels_at.get(name):  # also of a permission that has expired
+            effects += [_unbind(allocation, number) for number in sorted(numbers)]
     for peer in relayed & allocation.channel_of.keys():
         effects.append(_unbind(allocation, allocation.channel_of[peer]))
-    return effects
-
-
-def _withdraw_all(allocation: Allocation, host: IPAddress) -> list[Effect]:
-    effects: list[Effect] = []
-    permission = allocation.permissions.get(host)
-    if permission is not None and permission.claimed:
-        del allocation.permissions[host]
-        effects.append(RevokePermission(allocation.id, str(host)))
-    # Of a permission that has expired the channels live on.
-    effects += [_unbind(allocation, number) for number in sorted(allocation.channels_at.get(str(host), ()))]
     return effects
 
 
