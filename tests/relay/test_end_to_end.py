@@ -79,6 +79,30 @@ async def run_all(running: Running, ports: dict[str, str]) -> None:
             nursery.start_soon(expect_no_loss, running, "127.0.0.1", "-y", *extra.split())
 
 
+@needs_coturn
+@pytest.mark.clause(
+    "8656 §7.2: port pairs (EVEN-PORT with R, RESERVATION-TOKEN) and DONT-FRAGMENT, with coturn's client"
+)
+async def test_uclients_get_port_pairs_and_packets_that_are_not_fragmented(running: Running) -> None:
+    """Without `-c` it asks for a port for RTP, and uses the reserved next one for RTCP."""
+    with peers("127.0.0.1") as ports:
+        login = ["-W", "north", "-u", "bob", "-p", str(running.port), "-n", "10", "-z", "5"]
+        to_peer = ["-e", "127.0.0.1", "-r", ports["127.0.0.1"]]
+        outputs: list[str] = []
+
+        async def run(*options: str) -> None:
+            outputs.append(await output_of("turnutils_uclient", *login, *options, *to_peer, "127.0.0.1"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run)
+            nursery.start_soon(run, "-s")
+            nursery.start_soon(run, "-g", "-s", "-c")
+    assert len(outputs) == 3
+    for output in outputs:
+        assert "lost packets 0 (0.000000%), total send dropped 0 (0.000000%)" in output, output
+    assert running.relay.statistics().drops["would_fragment"] == 0
+
+
 @contextmanager
 def peers(*hosts: str) -> Iterator[dict[str, str]]:
     """An echoing `turnutils_peer` on each host; their ports by host."""
