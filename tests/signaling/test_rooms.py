@@ -372,5 +372,5 @@ class PresenceMachine(RuleBasedStateMachine):
         assert self.presence.active_taverns() == (1 if self.place else 0)
 
 
-PresenceMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+PresenceMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=60)
 TestPresenceMachine = PresenceMachine.TestCase

@@ -314,4 +314,4 @@ class RelayMachine(RuleBasedStateMachine):
 @pytest.mark.clause("8656 §7, §8, §9, §12: lifetimes by absolute expiry; a port is never leaked")
 def test_the_server_agrees_with_the_model(make_world: type[World]) -> None:
     RelayMachine.make_world = make_world
-    run_state_machine_as_test(RelayMachine, settings=settings(max_examples=200, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(RelayMachine, settings=settings(max_examples=200, stateful_step_count=40))

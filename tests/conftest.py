@@ -1,0 +1,9 @@
+"""What holds for all tests."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+# A deadline for one example would measure how busy the machine is. What hangs is ended by the timeout of the whole test.
+settings.register_profile("tavern", deadline=None)
+settings.load_profile("tavern")
