@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import ssl
 import subprocess
@@ -17,15 +16,16 @@ import trustme
 
 from tavern.client import open_client
 from tests.end_to_end.server import RunningServer, free_port, running_server
+from tests.prerequisites import find_program, skip_unless
 from tests.relay.test_end_to_end import peers
 
 pytestmark = pytest.mark.end_to_end
 
 SECRET = "a secret of the operator's own"
 RELAY = {"TAVERN_TURN_SECRET": SECRET, "TAVERN_TURN_ALLOW_PEERS": "127.0.0.0/8", "TAVERN_EXTERNAL_IP": "127.0.0.1"}
-needs_coturn = pytest.mark.skipif(
-    shutil.which("turnutils_uclient") is None,
-    reason="NOT TESTED AGAINST COTURN'S CLIENT: turnutils_uclient missing; apt-get install coturn",
+needs_coturn = skip_unless(
+    find_program("turnutils_uclient") is not None and find_program("turnutils_peer") is not None,
+    "coturn's clients are not installed (apt-get install coturn)",
 )
 
 
