@@ -227,3 +227,15 @@ def test_a_reservation_is_not_used_by_a_client_that_is_its_own_relay_port(make_w
     port, reserved = reserve(world.client(4000, "198.51.100.1"))
     client = attrs.evolve(world.client(port + 1, "198.51.100.1"))
     assert client.error(Method.ALLOCATE, UDP, reserved) == 508
+
+
+def test_a_reservation_counts_for_the_address_that_uses_it(make_world: type[World]) -> None:
+    """A session may use its token from another address, whose quota holds for it as for all."""
+    world = make_world(address_quota=2, user_quota=10)
+    session = world.server.closed.open_session("9.9.1.1")
+    _, reserved = reserve(world.client(4000, "9.9.1.1", user=session))
+    for n in range(2):
+        world.client(5000 + n, "9.9.2.2", user=str(n)).allocate()
+    elsewhere = world.client(5002, "9.9.2.2", user=session)
+    assert elsewhere.error(Method.ALLOCATE, UDP, reserved) == 486
+    assert world.client(4001, "9.9.1.1", user=session).error(Method.ALLOCATE, UDP, reserved) == 0

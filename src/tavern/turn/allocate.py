@@ -116,12 +116,10 @@ class AllocateHandler:
         reserves_next = even is not None and decode_even_port(even)
         refused: dict[AddressFamily, ErrorCode] = {}
         source = source_key(five_tuple.client[0])
-        if not self.is_open:
-            raise Refusal(ErrorCode.ALLOCATION_QUOTA_REACHED)
-        if reservation is not None:
-            self._allocations.reservations.remove(reservation)  # its port was counted already, and is this one's now
-        elif (code := self._full(key, source, 2 if reserves_next else 1)) is not None:
+        if (code := self._full(key, source, 2 if reserves_next else 1, reservation)) is not None:
             raise Refusal(code)
+        if reservation is not None:
+            self._allocations.reservations.remove(reservation)  # the port is this one's now
         elif len(families) == 2 and (code := self._additional_refused(key, source)) is not None:
             refused[families.pop()] = code
         self._last_id += 1
@@ -181,8 +179,15 @@ class AllocateHandler:
             raise Refusal(ErrorCode.BAD_REQUEST)  # §18.11: no other value is valid
         return [AddressFamily.IPV4, AddressFamily.IPV6]
 
-    def _full(self, key: QuotaKey, source: str, wanted: int) -> ErrorCode | None:
-        """Why there cannot be `wanted` more relayed addresses."""
+    def _full(
+        self, key: QuotaKey, source: str, wanted: int, reservation: Reservation | None = None
+    ) -> ErrorCode | None:
+        """Why there cannot be `wanted` more relayed addresses; what is reserved was counted for its user and in all."""
+        if not self.is_open:
+            return ErrorCode.ALLOCATION_QUOTA_REACHED
+        if reservation is not None:
+            came = reservation.source != source and self._allocations.held_at(source) >= self._address_quota
+            return ErrorCode.ALLOCATION_QUOTA_REACHED if came else None
         if self._allocations.held_by(key) + wanted > self._user_quota:
             return ErrorCode.ALLOCATION_QUOTA_REACHED
         if self._allocations.held_at(source) + wanted > self._address_quota:
