@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from itertools import count
+from random import Random
 from typing import TYPE_CHECKING
 
 import attrs
@@ -184,6 +185,18 @@ async def test_one_address_over_two_transports_is_two_clients(start_relay: Start
 OVERRUN = BINDING[:2] + b"\x00\x04" + BINDING[4:] + b"\x80\x22\x00\xff"
 
 
+async def test_a_client_that_comes_again_from_its_port_takes_the_place_of_its_dead_stream(start_relay: Start) -> None:
+    """A reset frees the client's port at once, and may be noticed only when the stream is read from again."""
+    async with start_relay() as running, open_stream(running, port=9) as dead:
+        await dead.allocate()
+        async with open_stream(running, port=9) as client:
+            assert running.relay.statistics().allocations == 0
+            assert await client.allocate()
+            assert await dead.receive() == b""
+            assert (await client.binding()).message_class is MessageClass.SUCCESS
+        assert running.relay.statistics().allocations == 0
+
+
 @pytest.mark.parametrize("broken", [b"\xff\xff\xff\xff", BINDING[:3] + b"\x01" + BINDING[4:], OVERRUN])
 async def test_what_does_not_parse_ends_the_stream_after_what_came_before(start_relay: Start, broken: bytes) -> None:
     async with start_relay() as running, open_stream(running) as client, udp_peer() as (peer, address):
@@ -317,9 +330,40 @@ async def test_all_floods_together_have_a_bound(start_relay: Start) -> None:
         await trio.testing.wait_all_tasks_blocked(0.05)
         frames = sum(len(command.frames) for command in data_path._commands if isinstance(command, FromStream))
         assert MAX_INBOXES_BYTES <= frames * (PACKET_SIZE + 4) < 1.1 * MAX_INBOXES_BYTES
+        data_path._wake_pending = False
         nursery.cancel_scope.cancel()
         for end in ends:
             end.socket.close()
+
+
+async def test_no_bytes_do_harm(start_relay: Start) -> None:
+    """Frames with bits turned, parts left out and parts repeated, after an allocation that they may hit."""
+    random = Random(8656)  # noqa: S311 - the same in every run
+    allocate = encode(Method.ALLOCATE, MessageClass.REQUEST, bytes(12), [UDP, (AttributeType.USERNAME, b"bob")])
+    frames = [
+        BINDING,
+        allocate,
+        on_channel(b"hello!!!"),
+        on_channel(b""),
+        encode(Method.SEND, MessageClass.INDICATION, bytes(12)),
+    ]
+    async with start_relay() as running, open_stream(running) as other:
+        await other.allocate()
+        for _ in range(150):
+            stream = bytearray(b"".join(random.choices(frames, k=20)))
+            for _ in range(random.randrange(4)):
+                where = random.randrange(len(stream))
+                stream[where] ^= 1 << random.randrange(8)
+                stream[where : where + random.randrange(3)] = stream[: random.randrange(3)]
+            async with open_stream(running) as client:
+                await client.allocate()
+                with suppress(trio.BrokenResourceError):
+                    await client.stream.send_all(stream)
+                    await client.stream.send_eof()
+                    while await client.receive():
+                        pass
+        assert running.relay.statistics().allocations == 1
+        assert (await other.binding()).message_class is MessageClass.SUCCESS
 
 
 @pytest.fixture

@@ -71,6 +71,9 @@ class _Client:
     five_tuple: FiveTuple
     link: StreamLink
     framer: StreamFramer = attrs.field(factory=StreamFramer)
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    """Ends the serving."""
+    ended: trio.Event = attrs.field(factory=trio.Event)
     active_at: float = attrs.field(factory=trio.current_time)
     """When it last asked for something, or was seen with an allocation."""
     unfinished_since: float | None = None
@@ -111,6 +114,7 @@ class StreamServer:
         self._execute = execute
         self._wall_clock = wall_clock
         self._work = _WorkShare()
+        self._served: dict[FiveTuple, _Client] = {}
 
     async def serve(self, stream: trio.abc.Stream, first: bytes, five_tuple: FiveTuple) -> None:
         """Serves a client until its stream ends or is not to be read on; `first` was read of it already.
@@ -118,17 +122,24 @@ class StreamServer:
         Its allocation is gone at once then, also when cancelled; answers that wait are sent before this returns. Does
         not close `stream`. Raises what the stream raises (in a group), when the client is gone without a word.
         """
-        link = self._data_path.open_stream(five_tuple)
-        client = _Client(stream, five_tuple, link)
+        # The same addresses again: the client has reset the former stream, which nobody has read from since.
+        while (former := self._served.get(five_tuple)) is not None:
+            former.scope.cancel()
+            await former.ended.wait()
+        client = _Client(stream, five_tuple, self._data_path.open_stream(five_tuple))
+        self._served[five_tuple] = client
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write, client, nursery.cancel_scope)
+                client.scope = nursery.cancel_scope
+                nursery.start_soon(self._write, client)
                 await self._read(client, first)
                 self._execute([*self._server.client_gone(five_tuple), CloseClient(five_tuple)])
                 nursery.cancel_scope.deadline = trio.current_time() + STALL_S
         finally:
             self._execute(self._server.client_gone(five_tuple))
-            link.close()
+            client.link.close()
+            del self._served[five_tuple]
+            client.ended.set()
 
     async def _read(self, client: _Client, data: bytes) -> None:
         while data:
@@ -195,7 +206,7 @@ class StreamServer:
             client.active_at = trio.current_time()
         self._execute(effects)
 
-    async def _write(self, client: _Client, serving: trio.CancelScope) -> None:
+    async def _write(self, client: _Client) -> None:
         """Sends what the data path has for the client; ends the serving at the stream's end, or when nobody reads."""
         while (data := client.link.take_output()) is not None:
             if not data:
@@ -206,4 +217,4 @@ class StreamServer:
             if sending.cancelled_caught:
                 log_event(_log, logging.DEBUG, "stream-stalled", client=client.five_tuple.client[0])
                 break
-        serving.cancel()
+        client.scope.cancel()
