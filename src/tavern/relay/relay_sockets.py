@@ -17,6 +17,8 @@ from tavern.turn.indications import SockAddr
 
 _MAX_DATAGRAM = 65535
 _RELAY_DRAIN = 32  # a flooded allocation waits for the others after so many
+# One is enough unless the next ICMP message comes within these microseconds: a flood of them must cost no packet.
+_TRIES_AFTER_ERRORS = 3
 # More than a datagram or, for what must not be fragmented, an interface takes is EMSGSIZE.
 _UNSENT: dict[int | None, Drop] = {errno.EAGAIN: Drop.SEND_BUFFER_FULL, errno.EMSGSIZE: Drop.WOULD_FRAGMENT}
 
@@ -75,11 +77,13 @@ class RelaySockets:
         self, send: Callable[[bytes, SockAddr], object], data: bytes, peer: SockAddr, error: OSError
     ) -> None:
         """After `error`, which may be what ICMP said of an earlier packet to somebody else: the kernel says it once."""
-        if not isinstance(error, BlockingIOError):
+        for _ in range(_TRIES_AFTER_ERRORS):
+            if isinstance(error, BlockingIOError):
+                break
             try:
                 send(data, peer)
-            except OSError as own_error:
-                error = own_error
+            except OSError as next_error:
+                error = next_error
             else:
                 return
         self.count_unsent(error)
