@@ -158,10 +158,12 @@ class TurnClient(Conversation):
     nonce: bytes = b""
 
     @classmethod
-    async def connect(cls, running: Running, host: str = "127.0.0.1", user: str = "bob") -> TurnClient:
+    async def connect(
+        cls, running: Running, host: str = "127.0.0.1", user: str = "bob", source: str | None = None
+    ) -> TurnClient:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         sock = trio.socket.socket(family, socket.SOCK_DGRAM)
-        await sock.bind(("::1" if ":" in host else "127.0.0.1", 0))
+        await sock.bind((source or ("::1" if ":" in host else "127.0.0.1"), 0))
         return cls(sock, (host, running.port), static_credential(user))
 
     def close(self) -> None:
@@ -181,8 +183,10 @@ Connect = Callable[..., AbstractAsyncContextManager[TurnClient]]
 
 
 @asynccontextmanager
-async def connect(running: Running, host: str = "127.0.0.1", user: str = "bob") -> AsyncIterator[TurnClient]:
-    client = await TurnClient.connect(running, host, user)
+async def connect(
+    running: Running, host: str = "127.0.0.1", user: str = "bob", source: str | None = None
+) -> AsyncIterator[TurnClient]:
+    client = await TurnClient.connect(running, host, user, source)
     try:
         yield client
     finally:
