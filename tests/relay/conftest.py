@@ -141,10 +141,10 @@ class Conversation:
         channel = (AttributeType.CHANNEL_NUMBER, number.to_bytes(2, "big") + b"\0\0")
         return await self.request(Method.CHANNEL_BIND, channel, peer=peer)
 
-    async def send_indication(self, payload: bytes, peer: SocketAddress) -> None:
+    async def send_indication(self, payload: bytes, peer: SocketAddress, *more: Attribute) -> None:
         transaction_id = os.urandom(12)
         value = encode_xor_address(ip_address(peer[0]), peer[1], transaction_id)
-        attributes = [(AttributeType.XOR_PEER_ADDRESS, value), (AttributeType.DATA, payload)]
+        attributes = [(AttributeType.XOR_PEER_ADDRESS, value), (AttributeType.DATA, payload), *more]
         await self.send(encode(Method.SEND, MessageClass.INDICATION, transaction_id, attributes))
 
 

@@ -99,6 +99,7 @@ async def test_data_passes_both_ways_with_permission_and_with_channel(
             assert statistics.unauthenticated_answers == 1
 
 
+@pytest.mark.clause("8656 §7.2: IPv6 clients and relayed addresses")
 @needs_ipv6
 async def test_ipv6_client_and_ipv6_relayed_address(start_relay: Start, connect_client: Connect) -> None:
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as peer:
@@ -119,6 +120,7 @@ async def test_ipv6_client_and_ipv6_relayed_address(start_relay: Start, connect_
                 assert message.get(AttributeType.DATA) == b"down"
 
 
+@pytest.mark.clause("8656 §11, §12: two peers on one relay, behind a NAT too")
 async def test_relay_to_relay_is_handed_over_inside_the_process(start_relay: Start, connect_client: Connect) -> None:
     # An advertised address that this machine does not have: a packet sent to it could not come back, as behind a NAT.
     changes = {"advertised_addresses": (ip_address("192.0.2.77"),), "allow_peers": ()}
@@ -142,6 +144,7 @@ async def test_relay_to_relay_is_handed_over_inside_the_process(start_relay: Sta
         assert parse(await one.receive()).get(AttributeType.DATA) == b"hi"
 
 
+@pytest.mark.clause("8656 §8: LIFETIME 0 deletes, and the port is free")
 async def test_deleting_an_allocation_frees_its_port(start_relay: Start, connect_client: Connect) -> None:
     async with start_relay() as running, connect_client(running) as client:
         _, port = await client.allocate()
@@ -175,6 +178,7 @@ async def test_sockets_go_while_their_events_are_pending(start_relay: Start, con
     assert running.relay.statistics().allocations == 0
 
 
+@pytest.mark.clause("8656 §8: an allocation ends at its time")
 async def test_expired_allocations_go_without_any_packet(
     start_relay: Start, connect_client: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

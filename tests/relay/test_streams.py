@@ -130,6 +130,7 @@ async def until(condition: Callable[[], bool]) -> None:
             await trio.lowlevel.checkpoint()
 
 
+@pytest.mark.clause("8656 §12.5: ChannelData is padded to 4 over TCP and TLS, wherever the stream is cut")
 @pytest.mark.parametrize("transport", [Transport.TCP, Transport.TLS])
 @pytest.mark.parametrize("cut", [1, 3, 19, 1 << 20])
 async def test_a_call_over_a_stream_wherever_it_is_cut(start_relay: Start, cut: int, transport: Transport) -> None:
@@ -155,6 +156,24 @@ async def test_a_call_over_a_stream_wherever_it_is_cut(start_relay: Start, cut: 
             assert (indication.method, indication.get(AttributeType.DATA)) == (Method.DATA, b"back")
 
 
+@pytest.mark.clause("8656 §11, §12.5: over a stream too: empty data, DONT-FRAGMENT, ICMP, both families")
+async def test_every_kind_of_data_passes_over_a_stream(start_relay: Start) -> None:
+    async with start_relay() as running, open_stream(running) as client, udp_peer() as (peer, address):
+        relayed = await client.allocate((AttributeType.ADDITIONAL_ADDRESS_FAMILY, b"\x02\0\0\0"))
+        await client.permit(address)
+        await client.send_indication(b"whole", address, (AttributeType.DONT_FRAGMENT, b""))
+        assert await receive_from(peer) == (b"whole", relayed)
+        await client.bind(CHANNEL, address)
+        await client.send_on_channel(b"")
+        assert await receive_from(peer) == (b"", relayed)
+        await peer.sendto(b"", relayed)
+        assert await client.receive() == on_channel(b"")
+        peer.close()
+        await client.send_on_channel(b"anybody?")
+        heard = parse(await client.receive())
+        assert (heard.method, heard.get(AttributeType.ICMP)) == (Method.DATA, b"\0\0\x06\x03\0\0\0\0")
+
+
 async def test_what_comes_at_once_is_done_in_its_order(start_relay: Start) -> None:
     async with start_relay() as running, open_stream(running) as client, udp_peer() as (peer, address):
         relayed = await client.allocate()
@@ -170,6 +189,7 @@ async def test_what_comes_at_once_is_done_in_its_order(start_relay: Start) -> No
         await until(lambda: running.relay.statistics().drops[Drop.NO_FLOW] == 1)
 
 
+@pytest.mark.clause("8656 §2: 5-tuples differ by transport too")
 async def test_one_address_over_two_transports_is_two_clients(start_relay: Start) -> None:
     """RFC 8656 §2: the transport is part of the five-tuple."""
     async with (
@@ -197,6 +217,7 @@ async def test_a_client_that_comes_again_from_its_port_takes_the_place_of_its_de
         assert running.relay.statistics().allocations == 0
 
 
+@pytest.mark.clause("8489 §6.2.2: TCP that does not parse closes the connection")
 @pytest.mark.parametrize("broken", [b"\xff\xff\xff\xff", BINDING[:3] + b"\x01" + BINDING[4:], OVERRUN])
 async def test_what_does_not_parse_ends_the_stream_after_what_came_before(start_relay: Start, broken: bytes) -> None:
     async with start_relay() as running, open_stream(running) as client, udp_peer() as (peer, address):
@@ -209,6 +230,7 @@ async def test_what_does_not_parse_ends_the_stream_after_what_came_before(start_
         assert running.relay.statistics().allocations == 0
 
 
+@pytest.mark.clause("8656 §2.1: when a TCP client goes, its allocation goes")
 async def test_a_stream_s_end_ends_its_allocation_and_frees_its_port(start_relay: Start) -> None:
     async with start_relay(min_relay_port=50_100, max_relay_port=50_101) as running:
         for _ in range(6):
