@@ -16,25 +16,29 @@ import trustme
 
 from tavern.client import open_client
 from tests.end_to_end.server import RunningServer, free_port, running_server
-from tests.prerequisites import find_program, skip_unless
-from tests.relay.test_end_to_end import peers
+from tests.prerequisites import find_program, lacking, skip_unless
+from tests.relay.test_end_to_end import HOSTS, peers
 
 pytestmark = pytest.mark.end_to_end
 
 SECRET = "a secret of the operator's own"
-RELAY = {"TAVERN_TURN_SECRET": SECRET, "TAVERN_TURN_ALLOW_PEERS": "127.0.0.0/8", "TAVERN_EXTERNAL_IP": "127.0.0.1"}
+RELAY = {
+    "TAVERN_TURN_SECRET": SECRET,
+    "TAVERN_TURN_ALLOW_PEERS": "127.0.0.0/8,::1",
+    "TAVERN_EXTERNAL_IP": "127.0.0.1,::1",
+}
 needs_coturn = skip_unless(
     find_program("turnutils_uclient") is not None and find_program("turnutils_peer") is not None,
     "coturn's clients are not installed (apt-get install coturn)",
 )
 
 
-async def expect_no_loss(port: int, *options: str) -> None:
+async def expect_no_loss(port: int, *options: str, host: str = "127.0.0.1") -> None:
     """coturn's client loses nothing; its exit code says little."""
     command = ["turnutils_uclient", "-W", SECRET, "-u", "bob", "-p", str(port), "-n", "5", "-z", "100", "-c"]
     with trio.fail_after(50):
         done = await trio.run_process(
-            [*command, *options, "127.0.0.1"], capture_stdout=True, stderr=subprocess.STDOUT, check=False
+            [*command, *options, host], capture_stdout=True, stderr=subprocess.STDOUT, check=False
         )
     output = done.stdout.decode(errors="replace")
     assert "Total lost packets 0 (0.000000%), total send dropped 0 (0.000000%)" in output, (port, options, output)
@@ -47,6 +51,14 @@ async def test_coturns_client_over_tcp_on_both_ports() -> None:
             for port in (server.turn_port, server.http_port):
                 for options in ("", "-s", "-D", "-l 1200 -m 4"):
                     nursery.start_soon(expect_no_loss, port, "-t", "-y", *options.split())
+
+
+@needs_coturn
+async def test_coturns_client_over_tcp_and_ipv6() -> None:
+    if "::1" not in HOSTS:
+        lacking("this machine has no IPv6")
+    with running_server(RELAY) as server:
+        await expect_no_loss(server.turn_port, "-t", "-y", "-x", host="::1")
 
 
 @attrs.frozen
@@ -145,6 +157,11 @@ async def serial_number(port: int, context: ssl.SSLContext) -> object:
     async with stream:
         await stream.do_handshake()
         return stream.getpeercert()["serialNumber"]
+
+
+def test_what_is_open_is_said(secured: Secured) -> None:
+    printed = "".join(secured.server.lines)
+    assert f"STUN and TURN    0.0.0.0:{secured.server.turn_port}, [::]:{secured.server.turn_port} (UDP, TCP)" in printed
 
 
 async def test_a_renewed_certificate_needs_no_restart(secured: Secured, certificate: Certificate) -> None:
