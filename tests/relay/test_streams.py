@@ -24,6 +24,7 @@ from tavern.stun.framing import StreamFramer
 from tavern.stun.message import AttributeType, MessageClass, Method, encode, parse
 from tavern.turn.drops import Drop
 from tavern.turn.five_tuple import FiveTuple, Transport
+from tavern.turn.forwarding import MAX_CONTROL_SIZE, MAX_CONTROL_SIZE_WITHOUT_FLOW
 from tests.relay.conftest import UDP, Conversation, static_credential
 
 if TYPE_CHECKING:
@@ -356,6 +357,22 @@ async def test_all_floods_together_have_a_bound(start_relay: Start) -> None:
         nursery.cancel_scope.cancel()
         for end in ends:
             end.socket.close()
+
+
+@pytest.mark.parametrize(("allocated", "largest"), [(False, MAX_CONTROL_SIZE_WITHOUT_FLOW), (True, MAX_CONTROL_SIZE)])
+async def test_a_request_beyond_what_any_client_needs_ends_the_stream(
+    start_relay: Start, allocated: bool, largest: int
+) -> None:
+    """Over UDP it is dropped: reading it takes time in proportion. Over a stream nobody would ask again."""
+    async with start_relay() as running, open_stream(running) as client:
+        if allocated:
+            await client.allocate()
+        padding = (0x8000, bytes(largest - len(BINDING) - 4))
+        await client.send(encode(Method.BINDING, MessageClass.REQUEST, bytes(12), [padding]))
+        assert parse(await client.receive()).message_class is MessageClass.SUCCESS
+        padding = (0x8000, bytes(largest - len(BINDING)))
+        await client.send(encode(Method.BINDING, MessageClass.REQUEST, bytes(12), [padding]))
+        assert await client.receive() == b""
 
 
 async def test_no_bytes_do_harm(start_relay: Start) -> None:
