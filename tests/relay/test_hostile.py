@@ -132,7 +132,7 @@ def free_ports(size: int) -> tuple[int, int]:
     raise AssertionError("no ports are free")
 
 
-@pytest.mark.clause("8656 §7.2: 508 where no relayed transport address is available")
+@pytest.mark.clause("8656 §7.2: no port left -> 508")
 async def test_ports_that_are_used_up_are_508_until_one_is_freed(start_relay: Start, connect_client: Connect) -> None:
     first, last = free_ports(4)
     async with start_relay(min_relay_port=first, max_relay_port=last) as running, AsyncExitStack() as stack:

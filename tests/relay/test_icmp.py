@@ -44,7 +44,7 @@ async def icmp_to(client: TurnClient) -> tuple[SocketAddress, bytes]:
     return (str(address), port), icmp
 
 
-@pytest.mark.clause("8656 §11.5: ICMP errors from a peer reach the client as a Data indication with ICMP")
+@pytest.mark.clause("8656 §11.5: ICMP from a peer -> Data indication with XOR-PEER-ADDRESS and ICMP, without DATA")
 @pytest.mark.parametrize(
     ("host", "attributes", "unreachable"),
     [

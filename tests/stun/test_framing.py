@@ -87,7 +87,7 @@ def test_what_is_neither_is_refused_as_soon_as_it_shows(stream: bytes) -> None:
     framer_refuses(framer)
 
 
-@pytest.mark.clause("8489 §6.2.2: TCP that does not parse closes the connection, after what came before")
+@pytest.mark.clause("8489 §6.2.2: TCP that does not parse closes the connection")
 @pytest.mark.parametrize("stream", BROKEN)
 def test_frames_before_what_is_neither_come_out_and_nothing_after_it(stream: bytes) -> None:
     framer = StreamFramer()

@@ -90,7 +90,7 @@ def test_step_4_unknown_nonce_438_with_a_fresh_one(world: World, nonce: bytes) -
     client.allocate()
 
 
-@pytest.mark.clause("8489 §9.2: nonces are at most 1 h old")
+@pytest.mark.clause("8489 §9.2: nonces are stateless, of one client address, at most 1 h old")
 def test_step_4_a_nonce_lives_an_hour(world: World) -> None:
     client = world.client()
     client.credential = world.credential(lifetime_s=100_000)

@@ -65,7 +65,7 @@ def test_binding_with_unknown_required_attribute_gets_420_without_a_phrase(world
     assert len(answer) == 20 + 8 + 8
 
 
-@pytest.mark.clause("8489 §14: unknown 0x8000-0xFFFF are ignored")
+@pytest.mark.clause("8489 §14: unknown comprehension-optional attributes are ignored")
 def test_binding_ignores_unknown_optional_attributes(world: World) -> None:
     answer = world.receive(encode(Method.BINDING, MessageClass.REQUEST, TRANSACTION, [(0xFF00, b"x")]), IPV4)
     assert answer is not None
@@ -134,7 +134,7 @@ def test_438_of_a_proven_user_is_limited_apart_from_401_and_from_other_users(wor
     assert world.server.counters.suppressed == 45
 
 
-@pytest.mark.clause("8489 §9.2.4: 401s are limited per source address")
+@pytest.mark.clause("8489 §9.2.4: 401s are limited per source address (IPv6: per /64), 64 a second, burst 256")
 def test_401s_are_limited_and_counted_per_source(world: World) -> None:
     def answered(host: str) -> int:
         five_tuple = FiveTuple(Transport.UDP, (host, 4000), IPV4.server)

@@ -120,7 +120,7 @@ def test_unknown_optional_attributes_change_nothing(world: World, method: Method
     assert plain.error(method, UDP) == more.error(method, UDP, (0xFF00, b"what?"), (0x8099, b""))
 
 
-@pytest.mark.clause("8489 §14.5: attributes after MESSAGE-INTEGRITY are ignored")
+@pytest.mark.clause("8489 §14.5: attributes after MESSAGE-INTEGRITY are ignored, but -SHA256 and FINGERPRINT")
 def test_what_follows_the_integrity_is_not_looked_at(world: World) -> None:
     """Who adds to a signed request on its way changes nothing: neither LIFETIME 0 nor an unknown attribute counts."""
     client = world.client()
@@ -132,7 +132,7 @@ def test_what_follows_the_integrity_is_not_looked_at(world: World) -> None:
     assert answer.get(AttributeType.LIFETIME) == (600).to_bytes(4, "big")
 
 
-@pytest.mark.clause("8489 §6.3.1: a retransmission gets the same answer and has no second effect")
+@pytest.mark.clause("8489 §6.3.1: a retransmission (same 5-tuple and transaction id, within 40 s) gets the same answer")
 @pytest.mark.parametrize("method", [Method.CREATE_PERMISSION, Method.CHANNEL_BIND])
 def test_a_retransmitted_permission_or_channel_is_not_refreshed(world: World, method: Method) -> None:
     client = world.client()
@@ -149,7 +149,7 @@ def test_a_retransmitted_permission_or_channel_is_not_refreshed(world: World, me
     assert [one for one in world.commands if isinstance(one, SetPermission | BindChannel)] == commands
 
 
-@pytest.mark.clause("8656 §12: ChannelData of length 0 is valid, both ways")
+@pytest.mark.clause("8656 §11, §12: zero-length data passes both ways, in indications and over channels")
 def test_zero_length_channel_data_passes_both_ways(world: World) -> None:
     client = world.client()
     client.allocate()
@@ -160,7 +160,7 @@ def test_zero_length_channel_data_passes_both_ways(world: World) -> None:
     assert world.forwarder.from_peer(flow, b"", (PEER, 5000), world.now) == (flow, b"\x40\x00\x00\x00", None)
 
 
-@pytest.mark.clause("8656 §11: zero-length DATA is valid, both ways")
+@pytest.mark.clause("8656 §11, §12: zero-length data passes both ways, in indications and over channels")
 def test_zero_length_indications_pass_both_ways(world: World) -> None:
     client = world.client()
     client.allocate()

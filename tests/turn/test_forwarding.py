@@ -293,7 +293,7 @@ def test_a_peer_with_many_ports_does_not_grow_the_table_and_keeps_channels() -> 
     assert forwarder.from_peer(flow, b"x", (PEER, 5000), 0.0) == (flow, b"\x40\x00\x00\x01x", None)
 
 
-@pytest.mark.clause("8656 §11.2: a Send indication with DONT-FRAGMENT leaves unfragmented")
+@pytest.mark.clause("8656 §11.2: with DONT-FRAGMENT the DF bit is set and what does not fit is dropped, else not")
 @pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
 def test_dont_fragment_is_for_this_packet(order: slice) -> None:
     forwarder, flow = make()
@@ -368,7 +368,7 @@ def test_hand_over_needs_the_receivers_permission_too() -> None:
     assert forwarder.drops[Drop.NO_PERMISSION] == 1
 
 
-@pytest.mark.clause("Policy: this machine's own services are not peers")
+@pytest.mark.clause("Policy: every address of this machine is denied")
 def test_our_own_services_are_no_peers_either_way() -> None:
     forwarder, one, _ = two_flows()
     permit(forwarder, RELAY, 1, ours=True)
@@ -380,7 +380,7 @@ def test_our_own_services_are_no_peers_either_way() -> None:
     assert forwarder.drops[Drop.NO_RELAYED_PEER] == 3
 
 
-@pytest.mark.clause("Policy: our own relayed addresses while they live")
+@pytest.mark.clause("Policy: our own relayed addresses are allowed while they live")
 def test_a_channel_to_a_relayed_address_that_is_gone_reaches_no_service_in_its_place() -> None:
     forwarder, _, _ = two_flows()
     permit(forwarder, RELAY, 1, ours=True)
@@ -399,7 +399,7 @@ def test_a_refreshed_permission_is_what_it_was_refreshed_to() -> None:
         assert (forwarder.from_peer(one, b"x", (RELAY, 8080), 0.0) is None) == ours
 
 
-@pytest.mark.clause("Policy: the operator's list wins")
+@pytest.mark.clause("Policy: the operator's allow list wins over every denial above")
 def test_where_the_operator_allows_our_address_its_services_are_peers() -> None:
     forwarder, one, _ = two_flows()
     permit(forwarder, RELAY, 1, ours=False)

@@ -64,7 +64,7 @@ def test_the_error_reaches_the_client(
     assert message.get(AttributeType.ICMP) == value
 
 
-@pytest.mark.clause("8656 §11.5: only ICMP types 3 and 11, ICMPv6 types 1, 2 and 3")
+@pytest.mark.clause("8656 §11.5: ICMP 3 and 11, ICMPv6 1, 2 and 3, with the MTU where a packet was too big")
 @pytest.mark.parametrize(("host", "types"), [(PEER_4, {3, 11}), (PEER_6, {1, 2, 3})])
 def test_other_types_are_dropped(world: World, client: Client, host: str, types: set[int]) -> None:
     assert {kind for kind in range(256) if indication(world, host, kind, 0) is not None} == types

@@ -55,7 +55,7 @@ def test_9_2_a_malformed_peer_400(client: Client) -> None:
     assert client.error(Method.CREATE_PERMISSION, (AttributeType.XOR_PEER_ADDRESS, b"\x00\x01\x00\x00")) == 400
 
 
-@pytest.mark.clause("8656 §9.2: a peer of another family -> 443")
+@pytest.mark.clause("8656 §9.2, §12.2: a peer of a family that the allocation lacks -> 443")
 def test_9_2_an_ipv6_allocation_takes_ipv6_peers(world: World) -> None:
     client = world.client(port=4001)
     client.allocate(IPV6_FAMILY)
@@ -79,7 +79,7 @@ def test_9_2_a_request_of_more_peers_than_a_message_has_attributes_is_dropped(wo
     assert world.server.counters.malformed == 1
 
 
-@pytest.mark.clause("8656 §9.2: too many permissions -> 508")
+@pytest.mark.clause("8656 §9.2, §12.2: too many permissions or channels -> 508")
 def test_9_expired_permissions_make_room_again_also_in_the_data_path(world: World, client: Client) -> None:
     hosts = permit_all(client)
     assert client.permit("9.9.9.1") == 508
@@ -160,7 +160,9 @@ def test_12_a_channel_binds_and_permits(world: World, client: Client) -> None:
     ]
 
 
-@pytest.mark.clause("8656 §12.2: numbers 0x4000-0x4FFF; number or peer bound elsewhere -> 400; 403, 443")
+@pytest.mark.clause(
+    "8656 §12.2: numbers 0x4000-0x7FFF (to 0x4FFF in 8656, all in 5766); number or peer bound elsewhere -> 400; 403, 443"
+)
 @pytest.mark.parametrize(
     ("number", "host", "port", "code"),
     [
@@ -188,7 +190,7 @@ def test_12_2_a_missing_attribute_400(client: Client, missing: AttributeType) ->
     assert client.error(Method.CHANNEL_BIND, *(one for one in both if one[0] != missing)) == 400
 
 
-@pytest.mark.clause("8656 §12: a channel lives 600 s")
+@pytest.mark.clause("8656 §9, §12: permissions expire after 300 s, channels after 600 s")
 def test_12_a_channel_lives_600_s_and_then_number_and_peer_are_free(world: World, client: Client) -> None:
     assert client.error(Method.REFRESH, (AttributeType.LIFETIME, (3600).to_bytes(4, "big"))) == 0
     assert client.bind(0x4000, PEER, 5000) == 0
@@ -210,16 +212,14 @@ def test_how_many_permissions_and_channels_an_allocation_has_is_a_setting_508(ma
     assert [client.bind(0x4000 + n, "9.9.2.1", 5000 + n) for n in range(3)] == [0, 0, 508]
 
 
-@pytest.mark.clause("8656 §12.2: too many channels -> 508")
+@pytest.mark.clause("8656 §9.2, §12.2: too many permissions or channels -> 508")
 def test_12_channels_are_bounded_508(client: Client) -> None:
     assert all(client.bind(0x4000 + n, PEER, 1 + n) == 0 for n in range(512))
     assert client.bind(0x4FFF, PEER, 9999) == 508
     assert client.bind(0x4000, PEER, 1) == 0
 
 
-@pytest.mark.clause(
-    "Where a relay may send: our own relayed addresses while they live; the port is judged at ChannelBind"
-)
+@pytest.mark.clause("Policy: our own relayed addresses are allowed while they live")
 def test_our_relayed_address_is_permitted_while_another_allocation_lives(world: World, client: Client) -> None:
     assert client.permit("198.51.100.1") == 403
     other = world.client(port=4001)
@@ -235,7 +235,7 @@ def test_our_relayed_address_is_permitted_while_another_allocation_lives(world: 
     assert client.permit("198.51.100.1") == 403
 
 
-@pytest.mark.clause("Policy: our own relayed addresses while one of that family lives")
+@pytest.mark.clause("Policy: our own relayed addresses are allowed while they live")
 def test_an_allocation_of_the_other_family_is_nobodys_peer(world: World, client: Client) -> None:
     world.client(port=4001).allocate(IPV6_FAMILY)
     assert client.permit("198.51.100.1") == 403
@@ -262,7 +262,7 @@ def test_permissions_are_judged_again_only_when_the_interfaces_have_new_addresse
     assert world.server.set_local_addresses(second) == [RevokePermission(1, PEER)]
 
 
-@pytest.mark.clause("Policy: every address of this machine is denied (403)")
+@pytest.mark.clause("Policy: every address of this machine is denied")
 def test_what_the_kernel_calls_its_own_403(world: World, client: Client) -> None:
     world.kernels_own.add(ip_address(PEER))
     assert client.permit(PEER) == 403
@@ -270,7 +270,7 @@ def test_what_the_kernel_calls_its_own_403(world: World, client: Client) -> None
     assert client.permit("9.9.2.2") == 0
 
 
-@pytest.mark.clause("Policy: every address of this machine is denied, as it comes")
+@pytest.mark.clause("Policy: every address of this machine is denied")
 def test_an_interfaces_new_address_withdraws_permissions_and_channels_for_it(world: World, client: Client) -> None:
     assert client.permit("9.9.2.9") == 0
     assert client.bind(0x4000, "9.9.2.8", 5000) == 0

@@ -21,7 +21,7 @@ def seeded() -> Random:
     return Random(7)  # noqa: S311 - the same in every run
 
 
-@pytest.mark.clause("8656 §7.2: a port is never leaked")
+@pytest.mark.clause("8656 §7, §8, §9, §12: lifetimes by absolute expiry; a port is never leaked")
 @given(
     st.integers(1024, 1100),
     st.integers(0, 12),
@@ -72,7 +72,7 @@ def test_a_port_released_twice_is_our_bug() -> None:
         ports.release(port)
 
 
-@pytest.mark.clause("8656 §8, §9, §12: absolute expiry")
+@pytest.mark.clause("8656 §9, §12: permissions expire after 300 s, channels after 600 s")
 @given(st.lists(st.tuples(st.integers(0, 5), st.one_of(st.none(), st.integers(0, 50)), st.integers(0, 3))))
 def test_expiry_agrees_with_a_plain_table(steps: list[tuple[int, int | None, int]]) -> None:
     queue = ExpiryQueue()
@@ -103,7 +103,7 @@ def test_expiry_memory_stays_with_what_is_live() -> None:
     assert len(queue._heap) < 300  # that nothing piles up is the point
 
 
-@pytest.mark.clause("8489 §9.2.4: 401s are limited: 64 a second, burst 256")
+@pytest.mark.clause("8489 §9.2.4: 401s are limited per source address (IPv6: per /64), 64 a second, burst 256")
 def test_limiter_refills_at_its_rate() -> None:
     limiter = UnauthenticatedLimiter(10)
     assert sum(limiter.allows(("192.0.2.1", 4000), 5.0) for _ in range(100)) == 40
@@ -111,7 +111,7 @@ def test_limiter_refills_at_its_rate() -> None:
     assert sum(limiter.allows(("192.0.2.1", 4000), 1e6) for _ in range(100)) == 40
 
 
-@pytest.mark.clause("8489 §9.2.4: 401s are limited per /64 for IPv6")
+@pytest.mark.clause("8489 §9.2.4: 401s are limited per source address (IPv6: per /64), 64 a second, burst 256")
 def test_limiter_counts_ipv6_by_64() -> None:
     limiter = UnauthenticatedLimiter(10)
     assert sum(limiter.allows((f"2001:db8::{n:x}", 4000), 5.0) for n in range(100)) == 40
