@@ -16,8 +16,15 @@ import pytest
 import trio
 import trio.testing
 
-from tavern.relay.stream_links import MAX_INBOX_BYTES, MAX_INBOXES_BYTES, OUTBOX_BYTES, PACKET_SIZE, FromStream
-from tavern.relay.streams import IDLE_S, STALL_S
+from tavern.relay.stream_links import (
+    MAX_INBOX_BYTES,
+    MAX_INBOXES_BYTES,
+    OUTBOX_BYTES,
+    PACKET_SIZE,
+    SOURCES_THAT_FIT,
+    FromStream,
+)
+from tavern.relay.streams import IDLE_S, STALL_S, WorkShare
 from tavern.relay.thread import PythonDataPath
 from tavern.stun.attributes import decode_error_code
 from tavern.stun.framing import StreamFramer
@@ -339,24 +346,50 @@ async def test_a_flood_waits_with_its_sender(start_relay: Start) -> None:
             await client.stream.send_all(on_channel(b"") * 10_000)
 
 
-async def test_all_floods_together_have_a_bound(start_relay: Start) -> None:
+@pytest.mark.parametrize(
+    ("sources", "bound"),
+    [
+        (1, MAX_INBOXES_BYTES // SOURCES_THAT_FIT),
+        (2, MAX_INBOXES_BYTES // SOURCES_THAT_FIT * 2),
+        (8, MAX_INBOXES_BYTES),
+    ],
+)
+async def test_floods_have_a_bound_for_each_source_and_all(start_relay: Start, sources: int, bound: int) -> None:
     async with start_relay() as running, trio.open_nursery() as nursery:
         data_path = running.relay._data_path
         assert isinstance(data_path, PythonDataPath)
-        data_path._wake_pending = True
+        data_path._wake_pending = True  # its thread does not look for commands
         ends = []
-        for _ in range(2 * MAX_INBOXES_BYTES // MAX_INBOX_BYTES):
+        for number in range(2 * MAX_INBOXES_BYTES // MAX_INBOX_BYTES):
             ours, theirs = map(trio.SocketStream, trio.socket.socketpair())
-            five_tuple = FiveTuple(Transport.TCP, ("127.0.0.1", next(_ports)), ("127.0.0.1", running.port))
+            client = f"127.0.1.{number % sources}", next(_ports)
+            five_tuple = FiveTuple(Transport.TCP, client, ("127.0.0.1", running.port))
             nursery.start_soon(running.relay.serve_stream, theirs, on_channel(b"") * 4000, five_tuple)
             ends += [ours, theirs]
         await trio.testing.wait_all_tasks_blocked(0.05)
         frames = sum(len(command.frames) for command in data_path._commands if isinstance(command, FromStream))
-        assert MAX_INBOXES_BYTES <= frames * (PACKET_SIZE + 4) < 1.1 * MAX_INBOXES_BYTES
+        assert bound <= frames * (PACKET_SIZE + 4) < bound + sources * 32 * (PACKET_SIZE + 4)
         data_path._wake_pending = False
         nursery.cancel_scope.cancel()
         for end in ends:
             end.socket.close()
+
+
+async def test_somebodys_many_streams_have_one_turn_where_others_have_theirs() -> None:
+    work = WorkShare()
+    loud, quiet = work.source("203.0.113.7"), work.source("203.0.113.8")
+    assert work.source("203.0.113.7") is loud
+    order: list[trio.Lock] = []
+
+    async def take_turn(source: trio.Lock) -> None:
+        async with work.turn(source):
+            order.append(source)
+
+    async with trio.open_nursery() as nursery, work.turn(quiet):
+        for source in (loud, loud, loud, loud, quiet):
+            nursery.start_soon(take_turn, source)
+            await trio.testing.wait_all_tasks_blocked()
+    assert order.index(quiet) <= 1
 
 
 @pytest.mark.parametrize(("allocated", "largest"), [(False, MAX_CONTROL_SIZE_WITHOUT_FLOW), (True, MAX_CONTROL_SIZE)])

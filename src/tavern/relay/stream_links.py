@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from weakref import WeakValueDictionary
 
 import attrs
 import trio
 
+from tavern.addresses import source_key
 from tavern.turn.commands import CloseClient, SendToClient
 from tavern.turn.five_tuple import FiveTuple
 
@@ -17,6 +19,8 @@ MAX_INBOX_BYTES = 64 << 10
 """Of one client, on the way to the thread: a full read of media, or some 130 of the smallest packets."""
 MAX_INBOXES_BYTES = 1 << 20
 """The same of all clients: some 2,000 packets, 15 ms of the thread's time. Whoever has more waits in its TCP window."""
+SOURCES_THAT_FIT = 4
+"""At least the clients of so many addresses have a part of that, however many streams one of them floods on."""
 PACKET_SIZE = 500
 """Bytes that a packet counts for beyond its data: the smallest cost nearly as much time as the largest."""
 MAX_UNSENT_ANSWERS_BYTES = 16 << 10
@@ -44,6 +48,18 @@ class ToStream:
     """None: it ends."""
 
 
+@attrs.define(eq=False)
+class _Inboxes:
+    """Of some clients, on the way to the thread. Each figure has one writer, so no lock is needed."""
+
+    bytes_put: int = 0
+    bytes_taken: int = 0
+
+    def has_room(self, size: int) -> bool:
+        """Whether less than `size` waits."""
+        return self.bytes_put - self.bytes_taken < size
+
+
 class PythonStreamLinks:
     """The links of one data path. What begins with `thread_` runs in its thread, all else in trio's.
 
@@ -59,20 +75,16 @@ class PythonStreamLinks:
         """Who waits for room."""
         self._run_in_trio = run_in_trio
         self._links: dict[FiveTuple, PythonStreamLink] = {}
-        self._bytes_put = 0
-        self._bytes_taken = 0
+        self._all = _Inboxes()
+        self._by_source: WeakValueDictionary[str, _Inboxes] = WeakValueDictionary()
         self._took = False
         self._with_output: deque[PythonStreamLink] = deque()
         self._announced = False
 
-    @property
-    def has_room(self) -> bool:
-        """Whether all clients together have less on the way to the thread than they may."""
-        return self._bytes_put - self._bytes_taken < MAX_INBOXES_BYTES
-
     def open(self, five_tuple: FiveTuple) -> PythonStreamLink:
         """A link that is found by `five_tuple` until it is closed."""
-        link = PythonStreamLink(five_tuple, self)
+        of_source = self._by_source.setdefault(source_key(five_tuple.client[0]), _Inboxes())
+        link = PythonStreamLink(five_tuple, self, (_Inboxes(), of_source, self._all))
         assert five_tuple not in self._links
         self._links[five_tuple] = link
         return link
@@ -91,14 +103,8 @@ class PythonStreamLinks:
         if link is not None:
             link.answer(command.data if isinstance(command, SendToClient) else None)
 
-    def submit_frames(self, link: PythonStreamLink, frames: list[bytes], size: int) -> None:
-        """They are on their way to the thread."""
-        self._bytes_put += size
-        self.submit(FromStream(link, frames, size))
-
     def thread_take(self, command: FromStream) -> list[bytes]:
         """Its frames, for which there is room for others now."""
-        self._bytes_taken += command.size
         self._took = True
         return command.link.thread_take(command)
 
@@ -142,12 +148,12 @@ class PythonStreamLink:
 
     five_tuple: FiveTuple
     _links: PythonStreamLinks
+    _inboxes: tuple[_Inboxes, _Inboxes, _Inboxes]
+    """Its own, those of its source, and all."""
     closed: bool = attrs.field(default=False, init=False)
     ending: bool = attrs.field(default=False, init=False)
     announced: bool = attrs.field(default=False, init=False)
     """The thread's: trio will be told of output."""
-    _inbox_put: int = attrs.field(default=0, init=False)
-    _inbox_taken: int = attrs.field(default=0, init=False)
     _output: deque[tuple[bytes, bool] | None] = attrs.field(factory=deque, init=False)
     """Each with whether it is media; None ends the stream."""
     _media_put: int = attrs.field(default=0, init=False)
@@ -162,17 +168,20 @@ class PythonStreamLink:
     @property
     def has_room(self) -> bool:
         """See StreamLink."""
+        own, of_source, of_all = self._inboxes
         return (
-            self._inbox_put - self._inbox_taken < MAX_INBOX_BYTES
-            and self._links.has_room
+            own.has_room(MAX_INBOX_BYTES)
+            and of_source.has_room(MAX_INBOXES_BYTES // SOURCES_THAT_FIT)
+            and of_all.has_room(MAX_INBOXES_BYTES)
             and self._answers_put - self._answers_taken < MAX_UNSENT_ANSWERS_BYTES
         )
 
     def submit(self, frames: list[bytes]) -> None:
         """See StreamLink."""
         size = sum(map(len, frames)) + PACKET_SIZE * len(frames)
-        self._inbox_put += size
-        self._links.submit_frames(self, frames, size)
+        for inboxes in self._inboxes:
+            inboxes.bytes_put += size
+        self._links.submit(FromStream(self, frames, size))
 
     async def wait_room(self) -> None:
         """See StreamLink."""
@@ -190,7 +199,8 @@ class PythonStreamLink:
 
     def thread_take(self, command: FromStream) -> list[bytes]:
         """Its frames, which wait no longer."""
-        self._inbox_taken += command.size
+        for inboxes in self._inboxes:
+            inboxes.bytes_taken += command.size
         return command.frames
 
     # To the client

@@ -6,10 +6,12 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
 
 import attrs
 import trio
 
+from tavern.addresses import source_key
 from tavern.logs import log_event
 from tavern.relay.data_path import DataPath, StreamLink
 from tavern.stun.framing import StreamFramer
@@ -33,25 +35,27 @@ _MEDIA_BATCH = 32  # packets handed to the data path at once, before it is looke
 _SEND_INDICATION = b"\x00\x16"
 
 
-class _WorkShare:
+class WorkShare:
     """Who does work for a stream has this thread's time in turn, and all together half of it at most.
 
-    Each stream bounds what it does at once; this bounds a thousand of them.
+    Each stream bounds what it does at once; this bounds a thousand of them. Sources take turns, and the streams of one
+    source among themselves: somebody's thousand streams delay nobody else's a thousandfold.
     """
 
     def __init__(self) -> None:
         self._lock = trio.Lock()
+        self._sources: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         self._left_s = _WORK_S
         self._counted_at = time.monotonic()
 
+    def source(self, host: str) -> trio.Lock:
+        """For `turn`; to be kept while there is a stream from there."""
+        return self._sources.setdefault(source_key(host), trio.Lock())
+
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[float]:
+    async def turn(self, source: trio.Lock) -> AsyncIterator[float]:
         """A turn that ends at the given time (`time.monotonic`); whoever has more to do asks again."""
-        try:
-            self._lock.acquire_nowait()
-        except trio.WouldBlock:
-            await self._lock.acquire()
-        try:
+        async with _held(source), _held(self._lock):
             began = time.monotonic()
             self._left_s = min(_WORK_S, self._left_s + (began - self._counted_at) * _WORK_SHARE)
             yield began + _WORK_S
@@ -59,8 +63,19 @@ class _WorkShare:
             self._left_s -= self._counted_at - began
             if self._left_s < 0:
                 await trio.sleep(-self._left_s / _WORK_SHARE)
-        finally:
-            self._lock.release()
+
+
+@asynccontextmanager
+async def _held(lock: trio.Lock) -> AsyncIterator[None]:
+    """As `async with lock`, without a checkpoint where it is free."""
+    try:
+        lock.acquire_nowait()
+    except trio.WouldBlock:
+        await lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @attrs.define(eq=False)
@@ -70,6 +85,7 @@ class _Client:
     stream: trio.abc.Stream
     five_tuple: FiveTuple
     link: StreamLink
+    source: trio.Lock
     framer: StreamFramer = attrs.field(factory=StreamFramer)
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     """Ends the serving."""
@@ -113,7 +129,7 @@ class StreamServer:
         self._data_path = data_path
         self._execute = execute
         self._wall_clock = wall_clock
-        self._work = _WorkShare()
+        self._work = WorkShare()
         self._served: dict[FiveTuple, _Client] = {}
 
     async def serve(self, stream: trio.abc.Stream, first: bytes, five_tuple: FiveTuple) -> None:
@@ -126,7 +142,9 @@ class StreamServer:
         while (former := self._served.get(five_tuple)) is not None:
             former.scope.cancel()
             await former.ended.wait()
-        client = _Client(stream, five_tuple, self._data_path.open_stream(five_tuple))
+        client = _Client(
+            stream, five_tuple, self._data_path.open_stream(five_tuple), self._work.source(five_tuple.client[0])
+        )
         self._served[five_tuple] = client
         try:
             async with trio.open_nursery() as nursery:
@@ -166,7 +184,7 @@ class StreamServer:
         await client.link.wait_room()
         if client.link.ending:
             return False
-        async with self._work.turn() as ends_at:
+        async with self._work.turn(client.source) as ends_at:
             return self._serve_turn(client, ends_at)
 
     def _serve_turn(self, client: _Client, ends_at: float) -> bool:
