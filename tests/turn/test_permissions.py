@@ -161,7 +161,8 @@ def test_12_a_channel_binds_and_permits(world: World, client: Client) -> None:
 
 
 @pytest.mark.clause(
-    "8656 §12.2: numbers 0x4000-0x7FFF (to 0x4FFF in 8656, all in 5766); number or peer bound elsewhere -> 400; 403, 443"
+    "8656 §12.2: numbers 0x4000-0x7FFF (to 0x4FFF in 8656, all in 5766); number or peer bound elsewhere -> 400; "
+    "403, 443"
 )
 @pytest.mark.parametrize(
     ("number", "host", "port", "code"),
