@@ -96,7 +96,9 @@ async def test_a_full_relay_socket_does_not_make_another_wait(monkeypatch: pytes
         for _ in range(MANY):
             peer.sendto(b"loud", loud.getsockname())
         peer.sendto(b"quiet", quiet.getsockname())
+        path.watch(loud)
         path.add_relay(flow(1, listeners[0], loud), loud)
+        path.watch(quiet)
         path.add_relay(flow(2, listeners[0], quiet), quiet)
         path.start()
         await until(lambda: len(order) == MANY + 1)
@@ -120,6 +122,7 @@ async def test_a_removed_flow_hears_nothing_more_with_a_packet_waiting(
 
         monkeypatch.setattr(Forwarder, "from_client", from_client)
         path = PythonDataPath(listeners, frozenset())
+        path.watch(relay)
         path.add_relay(flow(1, listeners[0], relay), relay)
         path.start()
         await until(lambda: len(path._forwarder) == 1)
@@ -134,6 +137,7 @@ async def test_more_commands_than_one_turn_takes_are_all_executed() -> None:
     listeners = open_listeners(("127.0.0.1",), 0)
     path = PythonDataPath(listeners, frozenset())
     relay = local_socket()
+    path.watch(relay)
     path.add_relay(flow(1, listeners[0], relay), relay)
     for number in range(10_000):
         path.submit(UnbindChannel(1, number))
@@ -156,6 +160,7 @@ async def test_requests_of_clients_with_a_flow_wait_apart(monkeypatch: pytest.Mo
     with sender() as stranger, sender() as client:
         ports = stranger.getsockname()[1], client.getsockname()[1]
         relay = local_socket()
+        path.watch(relay)
         path.add_relay(flow(ports[1], listeners[0], relay), relay)
         path.start()
         await until(lambda: len(path._forwarder) == 1)
@@ -172,6 +177,7 @@ async def test_nothing_of_a_removed_flow_stays() -> None:
 
     def add_and_remove() -> weakref.ref[socket.socket]:
         relay = local_socket()
+        path.watch(relay)
         path.add_relay(flow(1, listeners[0], relay), relay)
         path.submit(RemoveFlow(1))
         return weakref.ref(relay)
@@ -191,6 +197,7 @@ async def test_sockets_of_flows_that_were_never_added_are_closed() -> None:
     listeners = open_listeners(("127.0.0.1",), 0)
     path = PythonDataPath(listeners, frozenset())
     relay = local_socket()
+    path.watch(relay)
     path.add_relay(flow(1, listeners[0], relay), relay)
     await path.stop()
     assert relay.fileno() == listeners[0].sock.fileno() == -1
@@ -204,6 +211,7 @@ async def test_what_the_kernel_dropped_counts_when_the_socket_is_gone() -> None:
     with sender() as peer:
         for _ in range(100):
             peer.sendto(bytes(1000), relay.getsockname())
+    path.watch(relay)
     path.add_relay(flow(1, listeners[0], relay), relay)
     path.submit(RemoveFlow(1))
     path.start()

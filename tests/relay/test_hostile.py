@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import select
 import socket
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import trio
 
 from tavern.addresses import SocketAddress, source_key
 from tavern.relay import control_queue
+from tavern.relay.thread import PythonDataPath
 from tavern.stun.attributes import decode_error_code
 from tavern.stun.integrity import long_term_key
 from tavern.stun.message import AttributeType, Message, MessageClass, Method, encode, parse
@@ -243,3 +245,33 @@ async def test_a_suspended_machine(start_relay: Start, connect_client: Connect) 
         assert error_of(await client.request(Method.ALLOCATE, UDP)) == 401
         client.credential = Credentials("localhost", ("north",)).mint("bob", 600, unix_time_s)
         await client.allocate()
+
+
+class NoMoreToWatch:
+    """An epoll whose kernel has `fs.epoll.max_user_watches` of them already."""
+
+    def __init__(self, real: select.epoll) -> None:
+        self._real = real
+
+    def register(self, *_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def close(self) -> None:
+        self._real.close()
+
+
+async def test_relay_sockets_that_cannot_be_watched(
+    start_relay: Start, connect_client: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with start_relay() as running, connect_client(running) as client, connect_client(running) as late:
+        with peer_socket() as peer:
+            relayed = await client.allocate()
+            await client.permit(peer.getsockname())
+            with monkeypatch.context() as patched:
+                data_path = running.relay._data_path
+                assert isinstance(data_path, PythonDataPath)
+                patched.setattr(data_path, "_epoll", NoMoreToWatch(data_path._epoll))
+                assert error_of(await late.request(Method.ALLOCATE, UDP)) == 508
+                await up_and_down(client, peer, relayed, 1)
+            await late.allocate()
+            await up_and_down(client, peer, relayed, 2)

@@ -44,6 +44,9 @@ class WaitingPackets:
     def start(self) -> None:
         pass
 
+    def watch(self, relay_socket: socket.socket) -> None:
+        pass
+
     def add_relay(self, command: AddFlow | AddRelayedAddress, relay_socket: socket.socket) -> None:
         relay_socket.close()
 

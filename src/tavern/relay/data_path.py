@@ -58,8 +58,11 @@ class DataPath(Protocol):
     def start(self) -> None:
         """Packets move from now on."""
 
+    def watch(self, relay_socket: socket.socket) -> None:
+        """It can be added. OSError if the kernel takes no more of them; it stays the caller's until it is added."""
+
     def add_relay(self, command: AddFlow | AddRelayedAddress, relay_socket: socket.socket) -> None:
-        """Executes `command`; `relay_socket` is the data path's from now on."""
+        """Executes `command`; `relay_socket`, which is watched, is the data path's from now on."""
 
     def submit(self, command: Command) -> None:
         """Executes any other command."""

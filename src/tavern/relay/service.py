@@ -330,9 +330,15 @@ class Relay:
                 self._data_path.submit(effect)
 
     def _open_relay(self, effect: OpenRelaySocket) -> list[Effect]:
+        assert self._data_path is not None
         advertised = self._advertised[AddressFamily(effect.family)]
         try:
             relay = open_relay_socket(effect.family, effect.port, advertised, self._local_addresses)
+            try:
+                self._data_path.watch(relay)
+            except OSError:
+                relay.close()
+                raise
         except OSError:
             return self._server.relay_failed(effect.flow_id, time.monotonic())
         self._opened[effect.flow_id, relay.family] = relay

@@ -98,6 +98,10 @@ class PythonDataPath:
         """See DataPath."""
         self._thread.start()
 
+    def watch(self, relay_socket: socket.socket) -> None:
+        """See DataPath. Not left to the thread, where an error would end it for everybody."""
+        self._epoll.register(relay_socket.fileno(), select.EPOLLIN)
+
     def add_relay(self, command: AddFlow | AddRelayedAddress, relay_socket: socket.socket) -> None:
         """See DataPath."""
         link = self._streams.find(command.five_tuple) if isinstance(command, AddFlow) else None
@@ -197,7 +201,7 @@ class PythonDataPath:
             for fd, mask in events:
                 if fd == wake_fd:
                     woken = True
-                elif handler := handlers.get(fd):  # else its socket went with a command
+                elif handler := handlers.get(fd):  # else its socket went with a command, or comes with one
                     if mask & error:
                         self._relays.report_errors(fd, now)
                     handler(now)
@@ -335,7 +339,7 @@ class PythonDataPath:
                 return
             known.handle.add(relay)
             flow = known
-        self._register(relay, self._relays.add(flow, relay))
+        self._handlers[relay.fileno()] = self._relays.add(flow, relay)
 
     def _add_flow(self, command: AddFlow, relay: socket.socket, link: PythonStreamLink | None) -> Flow[Endpoint]:
         way: UdpClient | PythonStreamLink
