@@ -233,14 +233,14 @@ class PythonDataPath:
                 output = from_client(data, (client, local), now, client)
                 if output is None:
                     continue
-                if output is CONTROL:
+                if isinstance(output, tuple):  # first what is most
+                    send(output)
+                elif output is CONTROL:
                     self._to_control(listener, data, client, local, now)
-                elif isinstance(output, Unfragmented):
-                    self._relays.send_unfragmented(output)
                 elif isinstance(output, Reply):
                     self._send_from(listener.sock, output.data, reply_ancillary(local), client)
                 else:
-                    send(output)
+                    self._relays.send_unfragmented(output)
 
         return drain
 
