@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -95,7 +95,9 @@ async def test_other_tasks_run_between_batches(start_relay: Start, monkeypatch: 
             while len(turn_of_packet) < PACKETS:
                 await trio.lowlevel.checkpoint()
                 turns += 1
-    assert len(set(turn_of_packet)) == PACKETS
+    # Of three packets in a row the second and third are of later rounds of trio's, and in each this task has its turn:
+    # before the packet or after it, which trio decides by chance.
+    assert max(Counter(turn_of_packet).values()) <= 2
     assert min(pauses) > 0.9 * service._CONTROL_PAUSE_S, "the data path's thread gets no turn"
 
 
