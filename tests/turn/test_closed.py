@@ -394,6 +394,16 @@ def test_what_was_withdrawn_must_be_proven_again(ada: Person, ben: Person) -> No
     assert not ada.sends(b"media", ANNOUNCED)
 
 
+def test_what_was_told_before_leaving_is_forgotten(ada: Person, ben: Person) -> None:
+    in_a_call(ada, ben)
+    ben.tells(ada)
+    ada.leaves()
+    ada.client.allocate()
+    assert ada.client.permit(ANNOUNCED) == 403
+    ada.joins(ROOM)
+    assert ada.client.permit(ANNOUNCED) == 403
+
+
 # Revocation
 
 
