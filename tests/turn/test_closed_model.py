@@ -181,11 +181,6 @@ class ClosedMachine(RuleBasedStateMachine):
                 holding.proven.discard(host)
                 holding.was_proven.discard(host)
                 holding.channels = {n: entry for n, entry in holding.channels.items() if entry[0][0] != host}
-            holding.channels = {
-                number: (peer, at)
-                for number, (peer, at) in holding.channels.items()
-                if peer[0] != RELAY or self.at_port(peer[1]) is not None
-            }
 
     def leave(self, member: Member) -> None:
         if member.group is None:
@@ -200,6 +195,12 @@ class ClosedMachine(RuleBasedStateMachine):
             if is_own or is_homes:
                 gone_ports.add(holding.port)
                 del self.held[slot]
+        for holding in self.held.values():
+            holding.channels = {
+                number: (peer, at)
+                for number, (peer, at) in holding.channels.items()
+                if peer[0] != RELAY or peer[1] not in gone_ports
+            }
 
     def revoke(self, member: Member) -> None:
         self.leave(member)
