@@ -525,6 +525,20 @@ def test_old_clients_reach_what_the_sessions_at_their_address_reach(make_world: 
     assert len(world.server.allocations) == 1
 
 
+def test_an_old_client_that_goes_takes_the_channels_that_led_to_it(make_world: type[World]) -> None:
+    world = make_world(legacy_secret=LEGACY)
+    old, new = Person(world, ADA_HOST, 4001), Person(world, ADA_HOST, 4002)
+    old.client = old_client(world, ADA_HOST)
+    old.joins(ROOM)
+    olds = old.client.allocate()
+    new.client.allocate()
+    assert new.client.bind(0x4000, *olds) == 0, "both are of one address, whoever asks there"
+    old.leaves()
+    allocation = world.server.allocations.find(new.client.five_tuple)
+    assert allocation is not None
+    assert not allocation.channels
+
+
 @pytest.mark.clause("Closed relay: old clients reach what the sessions at their address reach")
 def test_of_two_old_clients_at_one_address_one_leaves(make_world: type[World]) -> None:
     world = make_world(legacy_secret=LEGACY)

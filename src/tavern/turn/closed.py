@@ -126,6 +126,8 @@ class ClosedRelay:
         for other in others:
             for owner in self.sessions.owners(other):
                 effects += self._withdraw(owner, known_to[other.id], relayed)
+        for mate in self.sessions.of_owner(own_source):  # whom its old clients' allocations were with, too
+            effects += self._withdraw(SessionOwner(mate.id), set(), relayed)
         return effects
 
     def _withdraw(self, owner: Owner, hosts: set[IPAddress], relayed: set[SocketAddress]) -> list[Effect]:
