@@ -522,7 +522,7 @@ def test_old_clients_reach_what_the_sessions_at_their_address_reach(make_world: 
     assert ben.sends(b"media", *adas)
     ben.leaves()
     assert {str(host) for one in world.server.allocations for host in one.permissions} == {RELAY}
-    assert len(world.server.allocations) == 1
+    assert len(world.server.allocations) == len(world.forwarder) == 1
 
 
 def test_an_old_client_that_goes_takes_the_channels_that_led_to_it(make_world: type[World]) -> None:
@@ -561,6 +561,18 @@ def test_of_two_old_clients_at_one_address_one_leaves(make_world: type[World]) -
     assert {str(host) for host in allocation.permissions} == {"9.9.3.3", RELAY}
     housemate.leaves()
     assert len(world.server.allocations) == 1
+
+
+def test_of_two_sessions_at_one_address_one_ends(make_world: type[World]) -> None:
+    world = make_world(legacy_secret=LEGACY)
+    ada, housemate = Person(world, ADA_HOST, 4001), Person(world, ADA_HOST, 4002)
+    old = old_client(world, ADA_HOST)
+    old.allocate()
+    world.execute(world.server.closed.revoke_session(ada.session))
+    assert len(world.server.allocations) == 1, "it may be the other's"
+    assert old_client(world, ADA_HOST, 4003).error(Method.ALLOCATE, UDP) == 0
+    world.execute(world.server.closed.revoke_session(housemate.session))
+    assert len(world.server.allocations) == len(world.forwarder) == 0
 
 
 def test_old_and_new_clients_are_in_one_call(make_world: type[World]) -> None:

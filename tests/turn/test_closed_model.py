@@ -160,6 +160,9 @@ class ClosedMachine(RuleBasedStateMachine):
     def at_port(self, port: int) -> Holding | None:
         return next((one for one in self.held.values() if one.port == port), None)
 
+    def leads_nowhere(self, peer: tuple[str, int]) -> bool:
+        return peer[0] == RELAY and self.at_port(peer[1]) is None
+
     def is_accepted(self, slot: int) -> bool:
         """Whether the credential that this slot uses makes a new allocation."""
         kind, member = self.kinds[slot]
@@ -533,6 +536,11 @@ class ClosedMachine(RuleBasedStateMachine):
             assert allocation is not None
             live = {str(host) for host, one in allocation.permissions.items() if one.expires_at > self.world.now}
             assert live == holding.permissions.keys()
+            # A channel to a relayed address that is gone leads nowhere: it may go before its time, or stay.
+            holding.channels = {n: entry for n, entry in holding.channels.items() if not self.leads_nowhere(entry[0])}
+            for number, one in allocation.channels.items():
+                if self.leads_nowhere(one.peer) and one.expires_at > self.world.now:
+                    holding.channels[number] = (one.peer, one.expires_at)
             channels = {n: one.peer for n, one in allocation.channels.items() if one.expires_at > self.world.now}
             assert channels == {n: peer for n, (peer, _) in holding.channels.items()}
 
