@@ -389,3 +389,12 @@ def test_answers_are_success_or_error_with_fingerprint_when_asked(world: World) 
     assert answer is not None
     assert answer.message_class is MessageClass.SUCCESS
     assert answer.get(AttributeType.FINGERPRINT) is not None
+
+
+def test_nothing_is_kept_of_an_allocate_that_is_answered(world: World) -> None:
+    world.unbindable = set(range(50000, 50005))
+    client = world.client()
+    client.allocate()
+    world.unbindable = set(range(50000, 50010))
+    assert world.client(4001).error(Method.ALLOCATE, UDP) == 508
+    assert not world.server._handler.allocate._pending
