@@ -239,3 +239,24 @@ def test_a_reservation_counts_for_the_address_that_uses_it(make_world: type[Worl
     elsewhere = world.client(5002, "9.9.2.2", user=session)
     assert elsewhere.error(Method.ALLOCATE, UDP, reserved) == 486
     assert world.client(4001, "9.9.1.1", user=session).error(Method.ALLOCATE, UDP, reserved) == 0
+
+
+@pytest.mark.clause("8656 §7.2: quota per user -> 486")
+def test_of_two_reservations_one_ends_and_the_other_counts_on(make_world: type[World]) -> None:
+    world = make_world(user_quota=4)
+    for number in range(2):
+        reserve(world.client(4000 + number))
+        world.tick(20)
+    assert world.client(4003).error(Method.ALLOCATE, UDP, EVEN_AND_NEXT) == 486
+    assert world.client(4004).error(Method.ALLOCATE, UDP) == 0
+    assert world.client(4005).error(Method.ALLOCATE, UDP) == 486
+
+
+def test_nothing_is_kept_of_reservations_that_are_gone(world: World) -> None:
+    reserve(world.client())
+    world.tick(30)
+    reservations = world.server.allocations.reservations
+    assert not reservations._by_token
+    assert not reservations._held
+    assert not reservations._held_at
+    assert not reservations._by_owner
