@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import time
 import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -190,8 +191,13 @@ class Visitor:
     def create_tavern(self, name: str) -> str:
         """The new tavern's link, taken from the address bar."""
         self.page.get_by_label("Its name").fill(name)
-        self.page.get_by_role("button", name="Create").click()
-        self.page.get_by_role("heading", name=name).wait_for()
+        made = self.page.get_by_role("heading", name=name)
+        not_connected_yet = self.page.get_by_text("press again in a moment")
+        ends_at = time.monotonic() + PATIENCE_MS / 1000
+        while not made.is_visible():
+            assert time.monotonic() < ends_at, self.page.inner_text("body")
+            self.page.get_by_role("button", name="Create", exact=True).click()
+            made.or_(not_connected_yet).first.wait_for()
         return self.page.url
 
     def join(self, name: str) -> None:
