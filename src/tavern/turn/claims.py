@@ -13,6 +13,7 @@ from ipaddress import ip_address
 import attrs
 
 from tavern.addresses import source_key
+from tavern.turn.checks import is_answer, is_check, is_signed
 from tavern.turn.limiter import TokenBuckets
 from tavern.turn.policy import embedded_addresses
 
@@ -25,13 +26,6 @@ _USER_CHECKS_PER_S = 1000.0
 _MAX_CHECK_SIZE = 548  # RFC 8489 §6.1: what passes every path; a check has some 120 bytes, and could carry anything
 _ANSWER_S = 10.0  # no path is slower
 _MAX_UNANSWERED = 65536  # checks of all users, 20 MB; the oldest go first, and who checks himself needs none
-_MAX_ATTRIBUTES = 16  # of an answer; browsers send eight
-
-_HEADER_SIZE = 20
-_COOKIE = b"\x21\x12\xa4\x42"
-_BINDING_REQUEST = b"\x00\x01"
-_BINDING_SUCCESS = b"\x01\x01"
-_MESSAGE_INTEGRITY = 0x0008
 
 
 class CheckLimiter:
@@ -81,7 +75,7 @@ class Claim:
 
     def may_leave(self, payload: bytes, now: float) -> bool:
         """Whether `payload` is a connectivity check, and not one too many. One that leaves is remembered."""
-        if len(payload) > _MAX_CHECK_SIZE or not _is_stun(payload, _BINDING_REQUEST):
+        if len(payload) > _MAX_CHECK_SIZE or not is_check(payload):
             return False
         if not self.limiter.take(self.user, self._targets, now):
             return False
@@ -94,33 +88,11 @@ class Claim:
         An answer must be signed, as an ICE agent's is (RFC 8445 §7.3): a public STUN server answers everybody, and
         could be flooded. Servers send no requests.
         """
-        if _is_stun(payload, _BINDING_SUCCESS):
-            return self.limiter.is_awaited(self._number, payload[8:20]) and _is_signed(payload)
-        return _is_stun(payload, _BINDING_REQUEST)
+        if is_answer(payload):
+            return self.limiter.is_awaited(self._number, payload[8:20]) and is_signed(payload)
+        return is_check(payload)
 
 
 def check_targets(host: str) -> tuple[str, ...]:
     """What checks to `host` are counted for: where they end up, by whatever address, and all of an IPv6 /64."""
     return tuple(dict.fromkeys(source_key(str(address)) for address in embedded_addresses(ip_address(host))))
-
-
-def _is_stun(payload: bytes, message_type: bytes) -> bool:
-    return (
-        payload[:2] == message_type
-        and payload[4:8] == _COOKIE
-        and len(payload) >= _HEADER_SIZE
-        and payload[2] << 8 | payload[3] == len(payload) - _HEADER_SIZE
-    )
-
-
-def _is_signed(payload: bytes) -> bool:
-    """Whether a STUN message has MESSAGE-INTEGRITY; made with a key that only the two ends know. Never raises."""
-    offset = _HEADER_SIZE
-    for _ in range(_MAX_ATTRIBUTES):
-        if offset + 4 > len(payload):
-            break
-        if payload[offset] << 8 | payload[offset + 1] == _MESSAGE_INTEGRITY:
-            return True
-        size = payload[offset + 2] << 8 | payload[offset + 3]
-        offset += 4 + size + (-size & 3)
-    return False
