@@ -39,6 +39,8 @@ class AddFlow:
     """Who its transfer is counted for: flows of the same user share a rate."""
     circles: Circles | None
     """What it has in common with the flows that it reaches; None: it reaches all others that have none, too."""
+    shared: bool = False
+    """No socket was opened: `relayed_address` is that of a shared port, which other flows have, too."""
 
 
 @attrs.frozen
@@ -47,11 +49,13 @@ class AddRelayedAddress:
 
     flow_id: int
     relayed_address: SocketAddress
+    shared: bool = False
+    """As in AddFlow."""
 
 
 @attrs.frozen
 class RemoveRelayedAddress:
-    """Of two: close its relay socket, forget the permissions and channels for peers of its family."""
+    """Of two: close its relay socket unless it is shared, forget permissions and channels for peers of its family."""
 
     flow_id: int
     relayed_address: SocketAddress
@@ -59,7 +63,7 @@ class RemoveRelayedAddress:
 
 @attrs.frozen
 class RemoveFlow:
-    """The allocation is gone: close its relay sockets, forget its permissions and channels."""
+    """The allocation is gone: close the relay sockets that it does not share, forget its permissions and channels."""
 
     flow_id: int
 
@@ -115,6 +119,17 @@ class UnbindChannel:
 
 
 @attrs.frozen
+class LearnPeer:
+    """On a shared port, what comes from this exact peer outside of this server is for this flow.
+
+    Until its permission and channel are gone. Follows the SetPermission for its host.
+    """
+
+    flow_id: int
+    peer: SocketAddress
+
+
+@attrs.frozen
 class SetTransfer:
     """Whether data is relayed at all: not while the month's budget is used up. It is, at first."""
 
@@ -146,6 +161,7 @@ Command = (
     | RevokePermission
     | BindChannel
     | UnbindChannel
+    | LearnPeer
     | SetTransfer
     | SendToClient
     | CloseClient

@@ -14,6 +14,8 @@ class Drop(StrEnum):
     NO_PERMISSION = "no_permission"
     NO_RELAYED_PEER = "no_relayed_peer"
     UNPROVEN_PEER = "unproven_peer"
+    UNKNOWN_SOURCE = "unknown_source"
+    PEER_OF_ANOTHER = "peer_of_another"
     SEND_FAILED = "send_failed"
     SEND_BUFFER_FULL = "send_buffer_full"
     RECEIVE_BUFFER_FULL = "receive_buffer_full"

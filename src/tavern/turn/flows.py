@@ -8,10 +8,12 @@ from typing import Generic, TypeVar
 import attrs
 
 from tavern.addresses import SocketAddress
+from tavern.turn.checks import BINDING_REQUEST, own_fragment
 from tavern.turn.claims import Claim
 from tavern.turn.indications import SockAddr
 from tavern.turn.metering import Account
 from tavern.turn.sessions import Circles
+from tavern.turn.shared_flows import SharedPort, remember
 
 _MAX_KNOWN_PEERS = 2048  # a permission names an IP address with 65535 ports; the cache of exact peers must not grow so
 
@@ -87,6 +89,15 @@ class Flow(Generic[Handle]):
     permissions: dict[str, FlowPermission] = attrs.field(factory=dict)
     peers: dict[SockAddr, KnownPeer] = attrs.field(factory=dict)
     channels: dict[int, KnownPeer] = attrs.field(factory=dict)
+    shared_ipv4: SharedPort[Flow[Handle]] | None = None
+    """Where its relayed address of this family is shared."""
+    shared_ipv6: SharedPort[Flow[Handle]] | None = None
+    is_shared: bool = False
+    """Whether one of them is or was."""
+    fragments: list[bytes] = attrs.field(factory=list)
+    """What names it in checks: of its own ones, the last few."""
+    pairs: dict[SockAddr, int] = attrs.field(factory=dict)
+    """Which flow it means by a shared relayed address; one that is gone from there is nobody."""
 
     def reaches(self, other: Flow[Handle]) -> bool:
         """Whether their clients are with each other, as far as the control side knows."""
@@ -95,29 +106,58 @@ class Flow(Generic[Handle]):
             return mine is theirs
         return not mine.isdisjoint(theirs)
 
+    def permits(self, host: str, now: float) -> bool:
+        """Whether packets from and to `host` pass."""
+        permission = self.permissions.get(host)
+        return permission is not None and permission.expires_at > now
+
     @property
     def relayed(self) -> tuple[SockAddr, ...]:
         """Its relayed addresses: one, or one of each family."""
         return tuple(address for address in (self.relayed_ipv4, self.relayed_ipv6) if address is not None)
 
-    def set_relayed(self, address: SockAddr) -> None:
-        """`address` is the relayed address of its family."""
+    def set_relayed(self, address: SockAddr, shared: SharedPort[Flow[Handle]] | None) -> None:
+        """`address` is the relayed address of its family, and that of other flows where it is `shared`."""
         if len(address) == 2:
-            self.relayed_ipv4 = address
+            self.relayed_ipv4, self.shared_ipv4 = address, shared
         else:
-            self.relayed_ipv6 = address
+            self.relayed_ipv6, self.shared_ipv6 = address, shared
+        if shared is not None:
+            self.is_shared = True
+            shared.join(self)
+
+    def shared_port(self, peer: SockAddr) -> SharedPort[Flow[Handle]] | None:
+        """The shared port that packets to `peer` leave from."""
+        return self.shared_ipv4 if len(peer) == 2 else self.shared_ipv6
 
     def drop_relayed(self, address: SockAddr) -> None:
-        """`address` is gone, with the permissions and channels for peers of its family."""
+        """`address` is gone, with the permissions and channels for peers of its family, and what it owned there."""
         size = len(address)
-        if size == 2:
-            self.relayed_ipv4 = None
-        else:
-            self.relayed_ipv6 = None
         for number in [number for number, peer in self.channels.items() if len(peer.address) == size]:
             self.unbind(number)
         for host in [host for host in self.permissions if (":" in host) == (size == 4)]:
             self.revoke(host)
+        shared = self.shared_port(address)
+        if shared is not None:
+            shared.leave(self)
+        if size == 2:
+            self.relayed_ipv4 = self.shared_ipv4 = None
+        else:
+            self.relayed_ipv6 = self.shared_ipv6 = None
+
+    def notice_check(self, payload: bytes) -> None:
+        """If `payload` is a check of the client's, what names its sender there names this flow from now on."""
+        if payload[:2] != BINDING_REQUEST:
+            return
+        fragment = own_fragment(payload)
+        if fragment is None or (self.fragments and self.fragments[-1] == fragment):
+            return
+        forgotten = remember(self.fragments, fragment)
+        for shared in (self.shared_ipv4, self.shared_ipv6):
+            if shared is not None:
+                shared.add_fragment(self, fragment)
+                if forgotten is not None:
+                    shared.drop_fragment(self, forgotten)
 
     def revoke(self, host: str) -> None:
         """Packets from and to `host` pass no longer."""
@@ -128,17 +168,24 @@ class Flow(Generic[Handle]):
         for address in permission.known:
             peer = self.peers.get(address)
             if peer is not None and not peer.number:
-                del self.peers[address]
+                self.forget(address)
 
-    def know(self, address: SockAddr, *, ours: bool) -> KnownPeer:
-        """The entry of this exact peer, made if there is none; it permits nothing by itself."""
-        peer = self.peers.get(address)
-        if peer is None:
-            if len(self.peers) >= _MAX_KNOWN_PEERS:
-                self._forget_peers()
-            peer = KnownPeer(address, NEVER_PERMITTED, ours)
-            self.peers[address] = peer
-        return peer
+    def make_room(self) -> None:
+        """There is place for one more known peer; those without a channel may have gone for it."""
+        if len(self.peers) < _MAX_KNOWN_PEERS:
+            return
+        for address in [peer.address for peer in self.peers.values() if not peer.number]:
+            self.forget(address)
+        for permission in self.permissions.values():
+            permission.known = [address for address in permission.known if address in self.peers]
+
+    def forget(self, address: SockAddr) -> None:
+        """This exact peer is not known, and another flow of the port may own it."""
+        if self.peers.pop(address, None) is None:
+            return
+        shared = self.shared_port(address)
+        if shared is not None:
+            shared.release(address, self)
 
     def permit(self, peer: KnownPeer, permission: FlowPermission) -> None:
         """`permission` is the one of this peer; withdrawn, it takes the peer along."""
@@ -153,13 +200,7 @@ class Flow(Generic[Handle]):
             peer.number = 0
             peer.channel_expires_at = 0.0
             if peer.permission.expires_at == 0.0:
-                self.peers.pop(peer.address, None)
-
-    def _forget_peers(self) -> None:
-        """Those without a channel; they are known again with their next packet."""
-        self.peers = {peer.address: peer for peer in self.channels.values()}
-        for permission in self.permissions.values():
-            permission.known = [address for address in permission.known if address in self.peers]
+                self.forget(peer.address)
 
 
 NEVER_PERMITTED = FlowPermission(0.0, relayed_only=True, own=False)

@@ -7,31 +7,20 @@ The control side changes it only through commands, so that another implementatio
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from enum import Enum
 from typing import Final, Generic, TypeVar
 
 import attrs
 
-from tavern.addresses import SocketAddress
 from tavern.turn.binding import PLAIN_BINDING, binding_answer
-from tavern.turn.claims import CheckLimiter, Claim
-from tavern.turn.commands import (
-    AddFlow,
-    AddRelayedAddress,
-    BindChannel,
-    RemoveFlow,
-    RemoveRelayedAddress,
-    RevokePermission,
-    SetCircles,
-    SetPermission,
-    SetTransfer,
-    UnbindChannel,
-)
+from tavern.turn.checks import BINDING_REQUEST, asked_fragment
 from tavern.turn.drops import Drop
-from tavern.turn.flows import NEVER_PERMITTED, Flow, FlowPermission, KnownPeer, Traffic, sockaddr_of
+from tavern.turn.flow_table import FlowTable
+from tavern.turn.flows import Flow, KnownPeer
 from tavern.turn.indications import DataIndications, SockAddr, icmp_error_data, read_send_indication
 from tavern.turn.metering import Meter
+from tavern.turn.shared_flows import SharedPort
 
 _pack_header = struct.Struct(">HH").pack
 _unpack_header = struct.Struct(">HH").unpack_from
@@ -77,11 +66,14 @@ Output = tuple[Flow[Handle], bytes, SockAddr | None]
 """Through whose sockets, what, and to which peer; None: to the flow's client."""
 
 
-class Forwarder(Generic[Handle]):
+class Forwarder(FlowTable[Handle]):
     """All flows: packets in, packets out. Raises on no packet; what is not allowed is counted in `drops`.
 
     A packet for another flow of this server is handed to it here: behind a NAT (Docker) one sent to the advertised
     address would not come back. The receiving flow's permissions and channels decide as if it came by the wire.
+
+    Where flows share a relayed address, the exact peer says whose a packet is: from outside the one who owns it, from
+    another flow the one it is paired with. A check that names its receiver makes either known.
     """
 
     def __init__(
@@ -97,135 +89,8 @@ class Forwarder(Generic[Handle]):
         `meter`: what else may refuse a packet; nothing without one.
         """
         self.drops: dict[str, int] = {str(reason): 0 for reason in Drop}
-        self._traffic_of_removed = Traffic()
-        self._own_hosts = own_hosts
-        self._listener_ports = listener_ports
-        self._checks = CheckLimiter()
-        self._meter = Meter(0, 0) if meter is None else meter
-        self._limits = self._meter if self._meter.is_limiting else None  # all that a packet has to look at
+        super().__init__(own_hosts, listener_ports, Meter(0, 0) if meter is None else meter)
         self._indications = DataIndications(random_96_bits)
-        self._flows: dict[int, Flow[Handle]] = {}
-        self._by_client: dict[Hashable, Flow[Handle]] = {}
-        self._by_relayed: dict[SockAddr, Flow[Handle]] = {}
-
-    def __len__(self) -> int:
-        return len(self._flows)
-
-    def __iter__(self) -> Iterator[Flow[Handle]]:
-        return iter(self._flows.values())
-
-    def has_flow(self, client_key: Hashable) -> bool:
-        """Whether packets from `client_key` are those of a flow's client."""
-        return client_key in self._by_client
-
-    def traffic(self) -> Traffic:
-        """What was relayed so far, by flows that live and that are gone. In proportion to the number of flows."""
-        total = attrs.evolve(self._traffic_of_removed)
-        for flow in self._flows.values():
-            total.add(flow)
-        return total
-
-    # Commands
-
-    def add_flow(self, command: AddFlow, client_key: Hashable, handle: Handle) -> Flow[Handle]:
-        """The flow exists; packets from `client_key` are its client's."""
-        account = self._meter.join(command.user)
-        flow = Flow(command.flow_id, client_key, handle, command.user, command.circles, account)
-        self._flows[flow.id] = flow
-        self._by_client[client_key] = flow
-        self._set_relayed(flow, command.relayed_address)
-        return flow
-
-    def add_relayed_address(self, command: AddRelayedAddress) -> Flow[Handle] | None:
-        """See the command. The flow is returned, for the shell to give it the socket; None if there is none."""
-        flow = self._flows.get(command.flow_id)
-        if flow is not None:
-            self._set_relayed(flow, command.relayed_address)
-        return flow
-
-    def remove_relayed_address(self, command: RemoveRelayedAddress) -> Flow[Handle] | None:
-        """See the command. The flow is returned, for the shell to close the socket; None if there is none."""
-        flow = self._flows.get(command.flow_id)
-        address = sockaddr_of(command.relayed_address)
-        if flow is None or address not in flow.relayed:
-            return None
-        del self._by_relayed[address]
-        flow.drop_relayed(address)
-        return flow
-
-    def _set_relayed(self, flow: Flow[Handle], relayed_address: SocketAddress) -> None:
-        address = sockaddr_of(relayed_address)
-        flow.set_relayed(address)
-        self._by_relayed[address] = flow
-
-    def remove_flow(self, command: RemoveFlow) -> Flow[Handle] | None:
-        """The flow is gone and returned, for the shell to close its sockets; None if there was none."""
-        flow = self._flows.pop(command.flow_id, None)
-        if flow is not None:
-            del self._by_client[flow.client_key]
-            for address in flow.relayed:
-                del self._by_relayed[address]
-            self._traffic_of_removed.add(flow)
-            self._meter.leave(flow.user)
-        return flow
-
-    def set_transfer(self, command: SetTransfer) -> None:
-        """See the command."""
-        self._meter.set_budget_spent(not command.allowed)
-        self._limits = self._meter if self._meter.is_limiting else None
-
-    def set_circles(self, command: SetCircles) -> None:
-        """See the command. Like all others, without effect for a flow that is gone."""
-        if (flow := self._flows.get(command.flow_id)) is not None:
-            flow.circles = command.circles
-
-    def set_permission(self, command: SetPermission) -> None:
-        """See the command."""
-        if (flow := self._flows.get(command.flow_id)) is None:
-            return
-        permission = flow.permissions.get(command.host)
-        if permission is None:
-            permission = FlowPermission(command.expires_at, command.relayed_only, command.own)
-            flow.permissions[command.host] = permission
-        permission.expires_at = command.expires_at
-        if command.claimed != permission.claimed:
-            permission.claimed = command.claimed
-            permission.claim = Claim(flow.user, command.host, self._checks) if command.claimed else None
-        permission.relayed_only = command.relayed_only
-        if command.own and not permission.own:
-            for port in self._listener_ports:
-                flow.peers.pop(sockaddr_of((command.host, port)), None)
-        permission.own = command.own
-
-    def revoke_permission(self, command: RevokePermission) -> None:
-        """See the command."""
-        if (flow := self._flows.get(command.flow_id)) is not None:
-            flow.revoke(command.host)
-
-    def bind_channel(self, command: BindChannel) -> None:
-        """See the command."""
-        if (flow := self._flows.get(command.flow_id)) is None:
-            return
-        address = sockaddr_of(command.peer)
-        if self._is_listener(address, flow.permissions.get(address[0], NEVER_PERMITTED)):
-            return
-        peer = flow.know(address, ours=address[0] in self._own_hosts)
-        if flow.channels.get(command.number) is not peer:
-            flow.unbind(command.number)
-            flow.unbind(peer.number)
-            flow.peers[address] = peer  # it may have gone with its other number
-        peer.number = command.number
-        peer.channel_expires_at = command.expires_at
-        peer.channel_relayed_only = command.relayed_only
-        permission = flow.permissions.get(address[0])
-        if permission is not None:
-            flow.permit(peer, permission)
-        flow.channels[command.number] = peer
-
-    def unbind_channel(self, command: UnbindChannel) -> None:
-        """See the command."""
-        if (flow := self._flows.get(command.flow_id)) is not None:
-            flow.unbind(command.number)
 
     # Packets
 
@@ -251,6 +116,8 @@ class Forwarder(Generic[Handle]):
             if length > size - _CHANNEL_HEADER_SIZE:
                 return self._drop(Drop.MALFORMED)
             payload = data[4 : 4 + length]
+            if flow.is_shared:
+                flow.notice_check(payload)
             if peer.ours:
                 return self._to_us(flow, peer, payload, peer.channel_relayed_only, now)
             claim = peer.permission.claim
@@ -271,17 +138,37 @@ class Forwarder(Generic[Handle]):
             return self._drop(Drop.TOO_LARGE)
         return CONTROL
 
-    def from_peer(self, flow: Flow[Handle], data: bytes, address: SockAddr, now: float) -> Output[Handle] | None:
-        """What a datagram that came to the flow's relay socket becomes; None if it is dropped."""
+    def from_shared(self, address: SockAddr, data: bytes, peer: SockAddr, now: float) -> Output[Handle] | None:
+        """What a datagram from `peer` that came to the shared port at `address` becomes; None if it is dropped."""
+        if not self._is_outside(peer):
+            return self._drop(Drop.NO_RELAYED_PEER)
+        port = self._shared[address]
+        flow = port.owners.get(peer)
+        if flow is None:
+            fragment = asked_fragment(data)
+            named = () if fragment is None else port.named(fragment)
+            asked = [one for one in named if self._permission(one, peer, now) is not None]
+            if len(asked) != 1:
+                return self._drop(Drop.UNKNOWN_SOURCE)
+            flow = asked[0]
+        return self.from_peer(flow, data, peer, now)
+
+    def from_peer(
+        self, flow: Flow[Handle], data: bytes, address: SockAddr, now: float, source: Flow[Handle] | None = None
+    ) -> Output[Handle] | None:
+        """What a datagram that came to the flow's relay socket becomes; None if it is dropped.
+
+        `source`: which flow it comes from, if it did not come by the wire.
+        """
         peer = flow.peers.get(address)
         if peer is None or peer.permission.expires_at <= now:
             peer = self._permitted(flow, address, now)
             if peer is None:
                 return self._drop(Drop.NO_PERMISSION)
-        if peer.ours and not self._may_come(flow, peer):
+        if peer.ours and not self._may_come(flow, peer, source):
             return self._drop(Drop.NO_RELAYED_PEER)
         claim = peer.permission.claim
-        if claim is not None and address not in self._by_relayed and claim.is_proven_by(data):
+        if claim is not None and source is None and address not in self._by_relayed and claim.is_proven_by(data):
             peer.permission.claim = None  # by who is there himself, not by another flow behind the same address
         size = len(data)
         if size > _MAX_PAYLOAD:
@@ -312,6 +199,13 @@ class Forwarder(Generic[Handle]):
             return self._drop(Drop.NO_PERMISSION)
         return flow, self._indications.frame_icmp(address, icmp_type, code, error_data), None
 
+    def from_shared_icmp(
+        self, address: SockAddr, peer: SockAddr, icmp_type: int, code: int, mtu: int, now: float
+    ) -> Output[Handle] | None:
+        """The same for a packet to `peer` from the shared port at `address`; None if it was nobody's."""
+        flow = self._shared[address].owners.get(peer)
+        return None if flow is None else self.from_icmp(flow, peer, icmp_type, code, mtu, now)
+
     def _send_indication(
         self, data: bytes, client_key: Hashable, now: float
     ) -> Output[Handle] | Unfragmented[Handle] | None:
@@ -322,11 +216,13 @@ class Forwarder(Generic[Handle]):
         if parsed is None:
             return self._drop(Drop.MALFORMED)
         address, payload, dont_fragment = parsed
+        if flow.is_shared and payload[:2] == BINDING_REQUEST and self._permission(flow, address, now) is not None:
+            flow.notice_check(payload)
         peer = flow.peers.get(address)
         if peer is None or peer.permission.expires_at <= now:
             peer = self._permitted(flow, address, now)
             if peer is None:
-                return self._drop(Drop.NO_PERMISSION)
+                return self._drop(self._why_not(flow, address, now))
         if peer.ours:
             output = self._to_us(flow, peer, payload, peer.permission.relayed_only, now)
             if dont_fragment and output is not None and output[2] is not None:
@@ -347,30 +243,77 @@ class Forwarder(Generic[Handle]):
         self, flow: Flow[Handle], peer: KnownPeer, payload: bytes, relayed_only: bool, now: float
     ) -> Output[Handle] | None:
         """The peer's IP address is the relay's own: a live flow, or something that the operator allows."""
-        target = self._by_relayed.get(peer.address)
-        source = flow.relayed_ipv4 if len(peer.address) == 2 else flow.relayed_ipv6
-        if (target is None and relayed_only) or target is flow or source is None:
+        address = peer.address
+        source = flow.relayed_ipv4 if len(address) == 2 else flow.relayed_ipv6
+        if source is None:
             return self._drop(Drop.NO_RELAYED_PEER)
-        if target is not None and not flow.reaches(target):
+        here, there = flow.shared_port(address), self._shared.get(address)
+        if there is not None:
+            target = _paired(flow, there) or self._choose(flow, there, payload, source, now)
+            if target is None:
+                return self._drop(Drop.UNKNOWN_SOURCE)
+        else:
+            target = self._by_relayed.get(address)
+        if target is None:
+            return self._to_own_host(flow, peer, payload, relayed_only, now)
+        if target is flow or not flow.reaches(target):
             return self._drop(Drop.NO_RELAYED_PEER)
-        claim = peer.permission.claim
-        if target is None and claim is not None and not claim.may_leave(payload, now):
-            return self._drop(Drop.UNPROVEN_PEER)
-        if self._limits is not None and self._is_over(flow, len(payload), now, leaves=target is None):
+        if here is not None and there is None and not _hears(target, flow, here, now):
+            return self._drop(Drop.UNKNOWN_SOURCE)
+        if self._limits is not None and self._is_over(flow, len(payload), now, leaves=False):
             return None
         flow.packets_from_client += 1
         flow.bytes_from_client += len(payload)
-        if target is None:
-            return flow, payload, peer.address
         flow.packets_handed_over += 1
         flow.bytes_handed_over += len(payload)
-        return self.from_peer(target, payload, source, now)
+        return self.from_peer(target, payload, source, now, flow)
 
-    def _may_come(self, flow: Flow[Handle], peer: KnownPeer) -> bool:
+    def _to_own_host(
+        self, flow: Flow[Handle], peer: KnownPeer, payload: bytes, relayed_only: bool, now: float
+    ) -> Output[Handle] | None:
+        """No flow is there."""
+        if relayed_only:
+            return self._drop(Drop.NO_RELAYED_PEER)
+        port = flow.shared_port(peer.address)
+        # It may have been a flow's when it became known, and is an outside peer by now: whose is decided now.
+        if port is not None and port.owners.setdefault(peer.address, flow) is not flow:
+            return self._drop(Drop.PEER_OF_ANOTHER)
+        claim = peer.permission.claim
+        if claim is not None and not claim.may_leave(payload, now):
+            return self._drop(Drop.UNPROVEN_PEER)
+        if self._limits is not None and self._is_over(flow, len(payload), now):
+            return None
+        flow.packets_from_client += 1
+        flow.bytes_from_client += len(payload)
+        return flow, payload, peer.address
+
+    def _choose(
+        self, flow: Flow[Handle], port: SharedPort[Flow[Handle]], payload: bytes, source: SockAddr, now: float
+    ) -> Flow[Handle] | None:
+        """Whom on the port a check of the flow's client asks for; both are each other's from now on.
+
+        None unless it is exactly one, and is nobody else's.
+        """
+        fragment = asked_fragment(payload)
+        named = () if fragment is None else port.named(fragment)
+        asked = [one for one in named if one is not flow and flow.reaches(one) and one.permits(source[0], now)]
+        if len(asked) != 1:
+            return None
+        target = asked[0]
+        here = flow.shared_port(source)
+        if here is not None:
+            holder = _paired(target, here)
+            if holder is not None and holder is not flow:
+                return None
+            target.pairs[source] = flow.id
+        flow.pairs[port.address] = target.id
+        return target
+
+    def _may_come(self, flow: Flow[Handle], peer: KnownPeer, source: Flow[Handle] | None) -> bool:
         """Whether what comes from our own IP address is of a flow that this one is with, or is allowed there."""
-        source = self._by_relayed.get(peer.address)
+        source = self._by_relayed.get(peer.address) if source is None else source
         if source is None:
-            return not peer.permission.relayed_only
+            return not peer.permission.relayed_only and peer.address not in self._shared
         return source is not flow and flow.reaches(source)
 
     def _is_over(self, flow: Flow[Handle], payload_size: int, now: float, *, leaves: bool = True) -> bool:
@@ -385,16 +328,30 @@ class Forwarder(Generic[Handle]):
         self.drops[reason] += 1
         return None
 
-    # Known peers
-
     def _permitted(self, flow: Flow[Handle], address: SockAddr, now: float) -> KnownPeer | None:
-        permission = flow.permissions.get(address[0])
-        if permission is None or permission.expires_at <= now or self._is_listener(address, permission):
-            return None
-        peer = flow.know(address, ours=address[0] in self._own_hosts)
-        flow.permit(peer, permission)
+        """The entry of an exact peer whose permission is live and that no other flow of the port owns."""
+        permission = self._permission(flow, address, now)
+        peer = None if permission is None else self._know(flow, address)
+        if permission is not None and peer is not None:
+            flow.permit(peer, permission)
         return peer
 
-    def _is_listener(self, address: SockAddr, permission: FlowPermission) -> bool:
-        """Whether the relay listens there: such a peer would make it its own client."""
-        return address[1] in self._listener_ports and (permission.own or address[0] in self._own_hosts)
+    def _why_not(self, flow: Flow[Handle], address: SockAddr, now: float) -> Drop:
+        return Drop.NO_PERMISSION if self._permission(flow, address, now) is None else Drop.PEER_OF_ANOTHER
+
+
+def _paired(flow: Flow[Handle], port: SharedPort[Flow[Handle]]) -> Flow[Handle] | None:
+    """Whom on the port the flow means by the port's address."""
+    flow_id = flow.pairs.get(port.address)
+    return None if flow_id is None else port.flows.get(flow_id)
+
+
+def _hears(target: Flow[Handle], flow: Flow[Handle], port: SharedPort[Flow[Handle]], now: float) -> bool:
+    """Whether `target`, which shares its address with nobody, takes what comes from the port for this flow's.
+
+    The first one whom it permits is the one that it answers, for as long as that one lives.
+    """
+    holder = _paired(target, port)
+    if holder is None and target.permits(port.address[0], now):
+        target.pairs[port.address] = flow.id
+    return holder is None or holder is flow
