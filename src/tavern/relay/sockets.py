@@ -26,6 +26,7 @@ _PMTUDISC_WANT, _PMTUDISC_PROBE, _PMTUDISC_OMIT = 1, 3, 5
 _LISTENER_BUFFER = 4 << 20  # bytes: 20 ms of 100,000 packets/s, as the kernel counts them; all clients share it
 _RELAY_BUFFER = 256 << 10  # bytes: a burst of some 300 packets to one client
 _NO_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
+_EVERYWHERE = ("0.0.0.0", "::")
 _SAME_PORT_TRIES = 16  # a free port of one family may be taken in the other; only with port 0, in tests
 
 Ancillary = list[tuple[int, int, bytes]]
@@ -33,11 +34,13 @@ Ancillary = list[tuple[int, int, bytes]]
 
 @attrs.frozen(eq=False)
 class Listener:
-    """A bound UDP socket that receives with the local address of each packet. The data path closes it."""
+    """A bound UDP socket that the relay's clients send to. The data path closes it."""
 
     sock: socket.socket
     family: socket.AddressFamily
     address: SocketAddress
+    has_local: bool
+    """Bound to all addresses, so that each packet says which one it came to, and each answer where it leaves from."""
 
     @property
     def port(self) -> int:
@@ -63,7 +66,7 @@ def open_listeners(hosts: tuple[str, ...], port: int) -> list[Listener]:
 def _open_listeners(hosts: tuple[str, ...], port: int) -> list[Listener]:
     listeners: list[Listener] = []
     try:
-        for host in hosts or ("0.0.0.0", "::"):
+        for host in hosts or _EVERYWHERE:
             try:
                 listener = _open_listener(host, listeners[0].port if listeners else port)
             except OSError as error:
@@ -85,15 +88,17 @@ def _open_listener(host: str, port: int) -> Listener:
         sock.setblocking(False)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        has_local = host in _EVERYWHERE
+        if has_local and family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
-        else:
+        elif has_local:
             sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
         _size_buffer(sock, _LISTENER_BUFFER)
         sock.bind((host, port))
     except BaseException:
         sock.close()
         raise
-    return Listener(sock, family, (host, sock.getsockname()[1]))
+    return Listener(sock, family, (host, sock.getsockname()[1]), has_local)
 
 
 def _explain(host: str, port: int, error: OSError) -> str:
@@ -198,9 +203,10 @@ def _sockaddr(client: SocketAddress) -> SockAddr:
 
 
 def route(listeners: list[Listener], five_tuple: FiveTuple) -> tuple[Listener, SockAddr, bytes]:
-    """The listener of a UDP client, the client as its socket names it, and the local address."""
+    """The listener of a UDP client, the client as its socket names it, and the local address, if packets say it."""
     server_host = five_tuple.server[0]
     family = socket.AF_INET6 if ":" in server_host else socket.AF_INET
     candidates = [listener for listener in listeners if listener.family == family]
     listener = next((one for one in candidates if one.address[0] == server_host), candidates[0])
-    return listener, _sockaddr(five_tuple.client), socket.inet_pton(family, server_host)
+    local = socket.inet_pton(family, server_host) if listener.has_local else b""
+    return listener, _sockaddr(five_tuple.client), local
