@@ -8,6 +8,8 @@ from typing import NoReturn
 
 import pytest
 
+from tavern.relay.native.library import NoNativeDataPath, load_library
+
 _SBIN = ":/usr/local/sbin:/usr/sbin:/sbin"
 
 
@@ -31,3 +33,20 @@ def lacking(what: str) -> NoReturn:
 def skip_unless(there: bool, what: str) -> pytest.MarkDecorator:
     """As `lacking`, for a whole test or module: as root the test runs, and fails by what is not there."""
     return pytest.mark.skipif(not there and os.geteuid() != 0, reason=what)
+
+
+def has_native() -> bool:
+    """Whether there is a compiled data path. Fails as root where not, unless it is left out (TAVERN_NATIVE=off)."""
+    try:
+        load_library()
+    except NoNativeDataPath as error:
+        if os.geteuid() == 0 and os.environ.get("TAVERN_NATIVE") != "off":
+            pytest.fail(f"the data path in C: {error}", pytrace=False)
+        return False
+    return True
+
+
+def native_or_skip() -> None:
+    """As `has_native`; the test is skipped where there is none."""
+    if not has_native():
+        pytest.skip("the data path in C was not compiled")

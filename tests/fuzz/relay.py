@@ -24,12 +24,13 @@ from tavern.stun.message import (
 from tavern.turn.auth import Credentials
 from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.flows import Flow, sockaddr_of
-from tavern.turn.forwarding import CONTROL, Forwarder, Reply, Unfragmented
+from tavern.turn.forwarding import CONTROL, Reply, Unfragmented
 from tavern.turn.indications import SockAddr
 from tavern.turn.metering import Meter
 from tests.fuzz.calls import Calls
 from tests.fuzz.peers import KERNELS_OWN, OWN, Networks, is_forbidden
 from tests.turn.conftest import SERVER, World
+from tests.twin import make_forwarder
 
 REALM = b"example.org"
 LEGACY_SECRET = "in-everybodys-hands"
@@ -82,7 +83,7 @@ class FuzzedRelay:
         self.is_limited = settings is LITTLE
         """A rate may drop what everything else allows."""
         if self.is_limited:
-            self.world.forwarder = Forwarder(frozenset(OWN), lambda: 0, frozenset({SERVER[1]}), Meter(1000, 3000))
+            self.world.forwarder = make_forwarder(frozenset(OWN), lambda: 0, frozenset({SERVER[1]}), Meter(1000, 3000))
         self.world.kernels_own.add(ip_address(KERNELS_OWN))
         hosts = ("9.9.1.1", "9.9.1.2", "9.9.1.3")
         self.sessions = [self.world.server.closed.open_session(host) for host in hosts]

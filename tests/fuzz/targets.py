@@ -28,6 +28,7 @@ from tavern.turn.forwarding import CONTROL, Forwarder, Reply
 from tavern.turn.indications import read_send_indication
 from tests.fuzz.choices import Choices
 from tests.fuzz.turn_target import turn
+from tests.twin import make_forwarder
 
 DECODERS: tuple[Callable[[bytes], object], ...] = (
     lambda value: attributes.decode_xor_address(value, bytes(12)),
@@ -86,7 +87,7 @@ def _paddings(data: bytes) -> bytes:
 def packets(data: bytes) -> None:
     """Any datagram from a client or a peer to the data path: the reader by hand and the parser agree."""
     choices = Choices(data)
-    forwarder: Forwarder[str] = Forwarder(frozenset({"198.51.100.1"}), lambda: 0, frozenset({3478}))
+    forwarder: Forwarder[str] = make_forwarder(frozenset({"198.51.100.1"}), lambda: 0, frozenset({3478}))
     flow = _flow(forwarder, 1, 50000)
     _flow(forwarder, 2, 50001)
     before = sum(forwarder.drops.values())

@@ -33,6 +33,7 @@ from tavern.turn.commands import (
 from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.forwarding import Forwarder
 from tavern.turn.server import TurnConfig, TurnServer
+from tests.twin import make_forwarder
 
 SERVER = ("198.51.100.1", 3478)
 RELAY_HOST = "198.51.100.1"
@@ -68,7 +69,7 @@ class World:
             is_local=self.kernels_own.__contains__,
         )
         self.server.set_listeners(frozenset({("0.0.0.0", SERVER[1]), ("::", SERVER[1])}))
-        self.forwarder: Forwarder[str] = Forwarder(
+        self.forwarder: Forwarder[str] = make_forwarder(
             frozenset(map(str, config.advertised_addresses)),
             lambda: 0x0102030405060708090A0B0C,
             frozenset({SERVER[1]}),

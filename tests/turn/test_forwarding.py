@@ -17,6 +17,7 @@ from tavern.turn.drops import Drop
 from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.flows import Flow
 from tavern.turn.forwarding import CONTROL, Forwarder, Reply, Unfragmented
+from tests.twin import make_forwarder
 
 if TYPE_CHECKING:
     from tavern.turn.indications import SockAddr
@@ -30,7 +31,9 @@ CONNECT = FiveTuple(Transport.UDP, ("203.0.113.7", 4000), (RELAY, 3478))
 
 
 def make() -> tuple[Forwarder[str], Flow[str]]:
-    forwarder: Forwarder[str] = Forwarder(frozenset({RELAY, "2001:db8::1"}), lambda: int.from_bytes(TRANSACTION, "big"))
+    forwarder: Forwarder[str] = make_forwarder(
+        frozenset({RELAY, "2001:db8::1"}), lambda: int.from_bytes(TRANSACTION, "big")
+    )
     return forwarder, forwarder.add_flow(
         AddFlow(1, CONNECT, (RELAY, 50001), user="bob", circles=None), CLIENT, "sockets"
     )

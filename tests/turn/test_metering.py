@@ -18,6 +18,7 @@ from tavern.turn.drops import Drop
 from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.forwarding import Forwarder
 from tavern.turn.metering import HEADERS_SIZE, Meter, TokenBucket
+from tests.twin import make_forwarder
 
 if TYPE_CHECKING:
     from tavern.turn.flows import Flow
@@ -172,7 +173,7 @@ SIZE = 1000 - HEADERS_SIZE
 
 def two_users(meter: Meter) -> tuple[Forwarder[str], Flow[str], Flow[str]]:
     """Alice and Bob, each with a permission and channel for a peer and for each other."""
-    forwarder: Forwarder[str] = Forwarder(frozenset({RELAY}), lambda: 7, meter=meter)
+    forwarder: Forwarder[str] = make_forwarder(frozenset({RELAY}), lambda: 7, meter=meter)
     flows = []
     for number, user, other in ((1, "alice", 2), (2, "bob", 1)):
         five_tuple = FiveTuple(Transport.UDP, ("203.0.113.7", number), SERVER)

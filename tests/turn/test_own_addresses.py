@@ -14,6 +14,7 @@ from tavern.turn.drops import Drop
 from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.flows import Flow
 from tavern.turn.forwarding import Forwarder
+from tests.twin import make_forwarder
 
 if TYPE_CHECKING:
     from tests.turn.conftest import World
@@ -82,7 +83,7 @@ def test_an_address_that_becomes_our_own_keeps_its_other_ports_only(open_world: 
 
 
 def forwarder_and_flow() -> tuple[Forwarder[str], Flow[str]]:
-    forwarder: Forwarder[str] = Forwarder(frozenset({RELAY}), lambda: 0, frozenset({LISTENER}))
+    forwarder: Forwarder[str] = make_forwarder(frozenset({RELAY}), lambda: 0, frozenset({LISTENER}))
     five_tuple = FiveTuple(Transport.UDP, ("9.9.9.9", 4000), (RELAY, LISTENER))
     return forwarder, forwarder.add_flow(
         AddFlow(1, five_tuple, (RELAY, 50001), user="bob", circles=None), "client", "sockets"

@@ -26,6 +26,7 @@ from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.flows import Flow, sockaddr_of
 from tavern.turn.forwarding import Forwarder, Unfragmented
 from tavern.turn.indications import SockAddr
+from tests.twin import make_forwarder
 
 RELAY = "198.51.100.1"
 RELAY_6 = "2001:db8::1"
@@ -86,7 +87,7 @@ class Shared:
     def __init__(self, own_hosts_allowed: bool = False) -> None:
         self.now = 0.0
         self.own_hosts_allowed = own_hosts_allowed
-        self.forwarder: Forwarder[str] = Forwarder(frozenset({RELAY, RELAY_6}), lambda: 7, frozenset({3478}))
+        self.forwarder: Forwarder[str] = make_forwarder(frozenset({RELAY, RELAY_6}), lambda: 7, frozenset({3478}))
         for address in (P1, P2, P1_6):
             self.forwarder.open_shared((address[0], address[1]))
         self._last_id = 0

@@ -1,0 +1,1 @@
+"""The data path in C (the `.c` files beside this one), optional: what Python knows of it."""
