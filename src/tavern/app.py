@@ -246,4 +246,5 @@ def _relay_config(settings: Settings, decisions: Decisions) -> RelayConfig:
         user_bytes_per_s=settings.turn_user_bytes_per_s,
         bytes_per_s=settings.turn_bytes_per_s,
         monthly_bytes=settings.turn_monthly_gb * GB,
+        data_path=settings.turn_data_path,
     )

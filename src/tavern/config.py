@@ -25,6 +25,7 @@ from tavern.setting_values import IPNetwork, Parser
 
 DEV_SECRET = "tavern-dev-secret"  # noqa: S105  public on purpose: clients in people's hands carry it in their code
 StoreKind = Literal["sqlite", "memory"]
+DataPathKind = Literal["auto", "native", "python"]
 LogLevel = Literal["trace", "debug", "info", "warn", "error"]
 
 SECRETS = frozenset({"TAVERN_TURN_SECRET", "TAVERN_TURN_PREVIOUS_SECRET"})
@@ -135,6 +136,12 @@ class Settings:
     )
     turn_401_rate: int = _setting(
         "TAVERN_TURN_401_RATE", 64, values.integer(1, _LIMIT), "unauthenticated TURN answers a second per address"
+    )
+    turn_data_path: DataPathKind = _setting(
+        "TAVERN_TURN_DATA_PATH",
+        "auto",
+        values.one_of("auto", "native", "python"),
+        "what moves the relay's packets: native, where it was compiled, else python",
     )
     log_level: LogLevel = _setting(
         "TAVERN_LOG_LEVEL",

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from ipaddress import ip_address, ip_network
 
 import attrs
@@ -20,6 +21,7 @@ from tavern.stun.attributes import decode_xor_address, encode_xor_address
 from tavern.stun.integrity import long_term_key
 from tavern.stun.message import Attribute, AttributeType, Message, MessageClass, Method, encode, parse
 from tavern.turn.auth import Credential, Credentials
+from tests.prerequisites import native_or_skip
 
 UDP: Attribute = (AttributeType.REQUESTED_TRANSPORT, b"\x11\x00\x00\x00")
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
@@ -84,9 +86,30 @@ async def start(
         nursery.cancel_scope.cancel()
 
 
+@pytest.fixture(params=["native", "python"])
+def data_path(request: pytest.FixtureRequest) -> str:
+    """Which implementation runs: what a test says holds for both."""
+    if request.param == "native":
+        native_or_skip()
+    return str(request.param)
+
+
 @pytest.fixture
-def start_relay() -> Start:
-    return start
+def start_python() -> Start:
+    """For tests that hold the thread of the data path in Python, or look into it."""
+    return partial(start, data_path="python")
+
+
+@pytest.fixture
+def start_native() -> Start:
+    """The same for the compiled one."""
+    native_or_skip()
+    return partial(start, data_path="native")
+
+
+@pytest.fixture
+def start_relay(data_path: str) -> Start:
+    return partial(start, data_path=data_path)
 
 
 class Conversation:

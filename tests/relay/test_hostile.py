@@ -261,9 +261,9 @@ class NoMoreToWatch:
 
 
 async def test_relay_sockets_that_cannot_be_watched(
-    start_relay: Start, connect_client: Connect, monkeypatch: pytest.MonkeyPatch
+    start_python: Start, connect_client: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with start_relay() as running, connect_client(running) as client, connect_client(running) as late:
+    async with start_python() as running, connect_client(running) as client, connect_client(running) as late:
         with peer_socket() as peer:
             relayed = await client.allocate()
             await client.permit(peer.getsockname())

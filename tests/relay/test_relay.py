@@ -231,7 +231,7 @@ async def test_cancelling_joins_the_thread_and_closes_every_socket(start_relay: 
 
 
 async def test_a_crash_of_the_thread_crashes_the_relay(
-    start_relay: Start, connect_client: Connect, monkeypatch: pytest.MonkeyPatch
+    start_python: Start, connect_client: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class OurBugError(Exception):
         pass
@@ -242,7 +242,7 @@ async def test_a_crash_of_the_thread_crashes_the_relay(
     before = open_descriptors()
     monkeypatch.setattr(Forwarder, "from_client", crash)
     with trio.fail_after(5), pytest.RaisesGroup(OurBugError, flatten_subgroups=True):
-        async with start_relay() as running, connect_client(running) as client:
+        async with start_python() as running, connect_client(running) as client:
             await client.send(b"anything")
             await trio.sleep_forever()
     assert open_descriptors() == before
@@ -267,10 +267,10 @@ async def test_a_crash_of_the_control_side_ends_the_thread(
 
 
 async def test_requests_beyond_the_control_queue_are_dropped_and_counted(
-    start_relay: Start, connect_client: Connect, monkeypatch: pytest.MonkeyPatch
+    start_python: Start, connect_client: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(control_queue, "_MAX_BYTES", 0)
-    async with start_relay() as running, connect_client(running) as client:
+    async with start_python() as running, connect_client(running) as client:
         await client.send(encode(Method.ALLOCATE, MessageClass.REQUEST, bytes(12)))
         with trio.fail_after(5):
             while running.relay.statistics().control_drops != 1:

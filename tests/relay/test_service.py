@@ -25,7 +25,6 @@ from tavern.turn.flows import Traffic
 if TYPE_CHECKING:
     from tavern.relay.sockets import Listener
     from tavern.turn.commands import AddFlow, AddRelayedAddress, Command
-    from tavern.turn.metering import Meter
     from tests.relay.conftest import Connect, Start
 
 PACKETS = 20
@@ -34,7 +33,7 @@ PACKETS = 20
 class WaitingPackets:
     """A `DataPath` without a thread, in which some packets wait from the start."""
 
-    def __init__(self, listeners: list[Listener], _own_hosts: frozenset[str], _meter: Meter) -> None:
+    def __init__(self, _name: str, listeners: list[Listener], _own_hosts: frozenset[str], **_rates: int) -> None:
         self.listeners = listeners
         five_tuple = FiveTuple(Transport.UDP, ("127.0.0.1", 9), listeners[0].address)
         data = encode(Method.BINDING, MessageClass.REQUEST, bytes(12))
@@ -89,7 +88,7 @@ async def test_other_tasks_run_between_batches(start_relay: Start, monkeypatch: 
         return []
 
     monkeypatch.setattr("tavern.relay.service.TurnServer.receive", slow)
-    monkeypatch.setattr(service, "PythonDataPath", WaitingPackets)
+    monkeypatch.setattr(service, "open_data_path", WaitingPackets)
     with trio.fail_after(5):
         async with start_relay():
             while len(turn_of_packet) < PACKETS:
@@ -111,7 +110,7 @@ async def test_what_is_quick_is_served_together(start_relay: Start, monkeypatch:
 
     monkeypatch.setattr(service, "_CONTROL_BATCH_S", 5.0)
     monkeypatch.setattr("tavern.relay.service.TurnServer.receive", quick)
-    monkeypatch.setattr(service, "PythonDataPath", WaitingPackets)
+    monkeypatch.setattr(service, "open_data_path", WaitingPackets)
     with trio.fail_after(5):
         async with start_relay():
             while len(turn_of_packet) < PACKETS:

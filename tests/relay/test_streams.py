@@ -324,10 +324,10 @@ async def test_who_takes_no_answers_is_not_read_from(start_relay: Start) -> None
         assert waiting.cancelled_caught
 
 
-async def test_a_flood_waits_with_its_sender(start_relay: Start) -> None:
+async def test_a_flood_waits_with_its_sender(start_python: Start) -> None:
     """While the data path does not get on, the process does not hold what clients send."""
     least = MAX_INBOX_BYTES // (PACKET_SIZE + 4)
-    async with start_relay() as running, open_stream(running, small=True) as client:
+    async with start_python() as running, open_stream(running, small=True) as client:
         data_path = running.relay._data_path
         assert isinstance(data_path, PythonDataPath)
         data_path._wake_pending = True  # its thread does not look for commands
@@ -354,8 +354,8 @@ async def test_a_flood_waits_with_its_sender(start_relay: Start) -> None:
         (8, MAX_INBOXES_BYTES),
     ],
 )
-async def test_floods_have_a_bound_for_each_source_and_all(start_relay: Start, sources: int, bound: int) -> None:
-    async with start_relay() as running, trio.open_nursery() as nursery:
+async def test_floods_have_a_bound_for_each_source_and_all(start_python: Start, sources: int, bound: int) -> None:
+    async with start_python() as running, trio.open_nursery() as nursery:
         data_path = running.relay._data_path
         assert isinstance(data_path, PythonDataPath)
         data_path._wake_pending = True  # its thread does not look for commands

@@ -50,7 +50,7 @@ class StreamLink(Protocol):
 
 
 class DataPath(Protocol):
-    """Owns the listeners and the relay sockets from `start` until it has ended, and closes them then.
+    """Owns the listeners and the relay sockets once it is made, and closes them when it is stopped.
 
     Commands are executed in the order of the calls; none of the methods waits.
     """

@@ -17,10 +17,10 @@ import trio
 from tavern.addresses import IPAddress, SocketAddress
 from tavern.relay.addresses import interface_addresses
 from tavern.relay.data_path import DataPath, DataPathStatistics
+from tavern.relay.data_paths import DataPathChoice, choose_data_path, open_data_path
 from tavern.relay.routes import is_local
 from tavern.relay.sockets import Listener, open_listeners, open_relay_socket
 from tavern.relay.streams import StreamServer
-from tavern.relay.thread import PythonDataPath
 from tavern.relay.usage import UsageKeeper
 from tavern.store.base import Store
 from tavern.stun.attributes import AddressFamily, family_of
@@ -30,7 +30,6 @@ from tavern.turn.commands import AddFlow, AddRelayedAddress, Effect, OpenRelaySo
 from tavern.turn.drops import Drop
 from tavern.turn.five_tuple import FiveTuple
 from tavern.turn.flows import Traffic
-from tavern.turn.metering import Meter
 from tavern.turn.server import TurnConfig, TurnServer
 
 _log = logging.getLogger(__name__)
@@ -81,6 +80,8 @@ class RelayConfig:
     bytes_per_s: int = 0
     monthly_bytes: int = 0
     """What may be sent in a calendar month (UTC); 0: no budget."""
+    data_path: DataPathChoice = "auto"
+    """Which implementation moves the packets; auto: the compiled one, where there is one."""
 
 
 @attrs.frozen(kw_only=True)
@@ -123,8 +124,10 @@ class Relay:
     ) -> None:
         """`wall_clock` gives Unix seconds: credentials and months end by it. All else goes by `time.monotonic`.
 
-        `store`: where it is kept what was sent in a month; it must outlive `run`.
+        `store`: where it is kept what was sent in a month; it must outlive `run`. Raises StartupError where the data
+        path that is asked for is not there.
         """
+        self.data_path_name = choose_data_path(config.data_path)
         self._config = config
         self._wall_clock = wall_clock
         self._advertised = {family_of(address): address for address in config.advertised_addresses}
@@ -181,8 +184,13 @@ class Relay:
         own_hosts = frozenset(str(address) for address in self._config.advertised_addresses)
         try:
             self._local_addresses = interface_addresses()
-            meter = Meter(self._config.user_bytes_per_s, self._config.bytes_per_s)
-            data_path = PythonDataPath(listeners, own_hosts, meter)
+            data_path = open_data_path(
+                self.data_path_name,
+                listeners,
+                own_hosts,
+                user_bytes_per_s=self._config.user_bytes_per_s,
+                bytes_per_s=self._config.bytes_per_s,
+            )
         except BaseException:
             for listener in listeners:
                 listener.sock.close()

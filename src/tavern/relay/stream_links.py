@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 import attrs
@@ -63,6 +64,19 @@ class _Inboxes:
         return self.bytes_put - self.bytes_taken < size
 
 
+class LinkObserver(Protocol):
+    """A data path that has links of its own behind these; called in trio's thread."""
+
+    def opened(self, link: PythonStreamLink) -> None:
+        """There may be output for it from now on."""
+
+    def taken(self, link: PythonStreamLink, size: int) -> None:
+        """So many bytes of media wait no longer."""
+
+    def closed(self, link: PythonStreamLink) -> None:
+        """No output is wanted any more."""
+
+
 class PythonStreamLinks:
     """The links of one data path. What begins with `thread_` runs in its thread, all else in trio's.
 
@@ -70,10 +84,14 @@ class PythonStreamLinks:
     """
 
     def __init__(
-        self, submit: Callable[[FromStream | ToStream], None], run_in_trio: Callable[[Callable[[], None]], None]
+        self,
+        submit: Callable[[FromStream | ToStream], None],
+        run_in_trio: Callable[[Callable[[], None]], None],
+        observer: LinkObserver | None = None,
     ) -> None:
         """`submit` hands a command to the thread; `run_in_trio` is for the thread to call, and does not wait."""
         self.submit = submit
+        self.observer = observer
         self.waiting: set[PythonStreamLink] = set()
         """Who waits for room."""
         self._run_in_trio = run_in_trio
@@ -90,6 +108,8 @@ class PythonStreamLinks:
         link = PythonStreamLink(five_tuple, self, (_Inboxes(), of_source, self._all))
         assert five_tuple not in self._links
         self._links[five_tuple] = link
+        if self.observer is not None:
+            self.observer.opened(link)
         return link
 
     def find(self, five_tuple: FiveTuple) -> PythonStreamLink | None:
@@ -99,6 +119,8 @@ class PythonStreamLinks:
     def forget(self, link: PythonStreamLink) -> None:
         """It is not found any more."""
         del self._links[link.five_tuple]
+        if self.observer is not None:
+            self.observer.closed(link)
 
     def answer(self, command: SendToClient | CloseClient) -> None:
         """Executes `command` in the order of all commands; without effect if the client's stream has ended."""
@@ -106,10 +128,10 @@ class PythonStreamLinks:
         if link is not None:
             link.answer(command.data if isinstance(command, SendToClient) else None)
 
-    def thread_take(self, command: FromStream) -> list[bytes]:
-        """Its frames, for which there is room for others now."""
+    def thread_took(self, link: PythonStreamLink, size: int) -> None:
+        """So much of what the client sent waits no longer: there is room for other."""
         self._took = True
-        return command.link.thread_take(command)
+        link.thread_took(size)
 
     def thread_put_media(self, link: PythonStreamLink, data: bytes) -> bool:
         """Whether it goes to the client; False if too much waits already."""
@@ -200,11 +222,16 @@ class PythonStreamLink:
             waiting.discard(self)
         await trio.lowlevel.checkpoint()
 
-    def thread_take(self, command: FromStream) -> list[bytes]:
-        """Its frames, which wait no longer."""
+    def thread_took(self, size: int) -> None:
+        """See PythonStreamLinks."""
         for inboxes in self._inboxes:
-            inboxes.bytes_taken += command.size
-        return command.frames
+            inboxes.bytes_taken += size
+
+    @property
+    def is_heard_out(self) -> bool:
+        """Whether nothing of the client is on its way to the thread."""
+        own = self._inboxes[0]
+        return own.bytes_put == own.bytes_taken
 
     # To the client
 
@@ -234,7 +261,7 @@ class PythonStreamLink:
     def take_output(self) -> bytes | None:
         """See StreamLink."""
         taken: list[bytes] = []
-        size = 0
+        size = media_size = 0
         at_once = _TLS_WRITE_BYTES if self.five_tuple.transport is Transport.TLS else _WRITE_BYTES
         while size < at_once and self._output:
             entry = self._output[0]
@@ -247,11 +274,15 @@ class PythonStreamLink:
             taken.append(data)
             size += len(data)
             if is_media:
-                self._media_taken += len(data)
+                media_size += len(data)
             else:
                 self._answers_taken += len(data)
         if taken:
             self.room_arrived.set()
+        if media_size:
+            self._media_taken += media_size
+            if self._links.observer is not None:
+                self._links.observer.taken(self, media_size)
         return b"".join(taken)
 
     async def wait_output(self) -> None:

@@ -321,7 +321,8 @@ class PythonDataPath:
 
     def _from_stream(self, command: FromStream, now: float) -> None:
         five_tuple = command.link.five_tuple
-        for frame in self._streams.thread_take(command):
+        self._streams.thread_took(command.link, command.size)
+        for frame in command.frames:
             output = self._forwarder.from_client(frame, five_tuple, now)
             if isinstance(output, tuple):
                 self._send(output)

@@ -1,0 +1,46 @@
+"""Which implementation of the data path runs: the compiled one where there is one, else the one in Python."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+from tavern.errors import StartupError
+from tavern.logs import log_event
+from tavern.relay.data_path import DataPath
+from tavern.relay.native.data_path import NativeDataPath
+from tavern.relay.native.library import NoNativeDataPath, load_library
+from tavern.relay.sockets import Listener
+from tavern.relay.thread import PythonDataPath
+from tavern.turn.metering import Meter
+
+_log = logging.getLogger(__name__)
+
+DataPathName = Literal["native", "python"]
+DataPathChoice = Literal["auto", "native", "python"]
+
+
+def choose_data_path(choice: DataPathChoice) -> DataPathName:
+    """The one that runs. StartupError where the compiled one is asked for and cannot be had, which says why."""
+    if choice == "python":
+        return "python"
+    try:
+        load_library()
+    except NoNativeDataPath as error:
+        if choice == "native":
+            raise StartupError(f"TAVERN_TURN_DATA_PATH=native: there is no compiled data path: {error}") from error
+        log_event(_log, logging.DEBUG, "no-native-data-path", reason=str(error))
+        return "python"
+    return "native"
+
+
+def open_data_path(
+    name: DataPathName, listeners: list[Listener], own_hosts: frozenset[str], *, user_bytes_per_s: int, bytes_per_s: int
+) -> DataPath:
+    """To be called inside trio. The data path takes the listeners over, unless this raises (OSError).
+
+    `own_hosts`: the advertised addresses. The rates are `Meter`'s; 0: unlimited.
+    """
+    if name == "native":
+        return NativeDataPath(listeners, own_hosts, user_bytes_per_s=user_bytes_per_s, bytes_per_s=bytes_per_s)
+    return PythonDataPath(listeners, own_hosts, Meter(user_bytes_per_s, bytes_per_s))
