@@ -25,10 +25,14 @@ case "$1 $2" in
     if [ -e "$FAIL" ]; then exit 1; fi
     echo "installed" >> "$DONE"
     bin=$(dirname "$0")
+    native=$bin/../lib/python3/site-packages/tavern/relay/native
+    rm -rf "$native"
+    if "$CC" 2>/dev/null; then mkdir -p "$native" && touch "$native/libtavernrelay.so"; fi
     printf '#!/bin/sh\\nexec "%s" tavern "$@"\\n' "$PWD/$bin/python" > "$bin/tavern" && chmod +x "$bin/tavern" ;;
 "tavern "*)
     shift
-    echo "served $*" >> "$DONE" ;;
+    echo "served $*" >> "$DONE"
+    env | grep '^TAVERN_' >> "$DONE" || true ;;
 esac
 """
 
@@ -46,8 +50,10 @@ class Checkout:
         self.python.chmod(0o755)
         shutil.copytree(REPOSITORY / "scripts", self.path / "scripts")
         (self.path / "src").mkdir()
-        for name in ("src/tavern.py", "pyproject.toml", "README.md"):
+        for name in ("src/tavern.py", "src/tavern.c", "pyproject.toml", "hatch_build.py", "README.md"):
             (self.path / name).write_text(name)
+        self.environment = {"CC": "true"}
+        self.said = ""
 
     def run(self, *command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -59,6 +65,7 @@ class Checkout:
                 "DONE": str(self.done_path),
                 "FAIL": str(self.failing),
                 "PYTHON_VERSION": str(self.version),
+                **self.environment,
             },
             capture_output=True,
             text=True,
@@ -70,6 +77,7 @@ class Checkout:
         self.done_path.unlink(missing_ok=True)
         ended = self.run(*command, cwd=cwd)
         assert ended.returncode == 0, ended.stderr
+        self.said = ended.stderr
         return self.done_path.read_text().splitlines()
 
 
@@ -85,9 +93,44 @@ AS_IT_IS = ["served serve --port=1"]
 def test_it_installs_once_for_each_version_of_the_source(checkout: Checkout) -> None:
     assert checkout.serve() == ANEW
     assert checkout.serve() == AS_IT_IS
-    (checkout.path / "src" / "tavern.py").write_text("changed")
-    assert checkout.serve() == ["installed", *AS_IT_IS]
+    for name in ("src/tavern.py", "src/tavern.c", "hatch_build.py"):
+        (checkout.path / name).write_text("changed")
+        assert checkout.serve() == ["installed", *AS_IT_IS]
+        assert checkout.serve() == AS_IT_IS
+    (checkout.path / "src" / "libtavernrelay.so").write_text("what a build for development leaves there")
     assert checkout.serve() == AS_IT_IS
+
+
+def test_without_a_compiler_it_says_what_to_install_and_compiles_when_that_is_there(checkout: Checkout) -> None:
+    checkout.environment["CC"] = "no-such-compiler"
+    assert checkout.serve() == ANEW
+    assert "install gcc and libc6-dev, and start again" in checkout.said
+    assert checkout.serve() == AS_IT_IS
+    assert checkout.said.count("\n") == 1
+    checkout.environment["CC"] = "true"
+    assert checkout.serve() == ["installed", *AS_IT_IS]
+    assert "The relay runs on Python" not in checkout.said
+    checkout.environment["CC"] = "no-such-compiler"  # it was only needed once
+    assert checkout.serve() == AS_IT_IS
+    assert checkout.said == ""
+
+
+def test_a_compiler_that_fails_is_said_and_the_failure_can_be_seen(checkout: Checkout) -> None:
+    checkout.environment["CC"] = "false"
+    assert checkout.serve() == ANEW
+    assert checkout.said.endswith("did not compile. TAVERN_NATIVE=require scripts/serve says why.\n")
+    assert checkout.serve() == AS_IT_IS
+    checkout.environment["TAVERN_NATIVE"] = "require"
+    assert checkout.serve() == ["installed", *AS_IT_IS]  # and pip, which is a stand-in here, fails
+
+
+def test_without_the_compiled_part_on_request_nothing_is_said(checkout: Checkout) -> None:
+    checkout.environment |= {"CC": "false", "TAVERN_NATIVE": "off"}
+    assert checkout.serve() == ANEW
+    assert (
+        checkout.serve() == AS_IT_IS
+    )  # and TAVERN_NATIVE, which is no setting of the server, is not in its environment
+    assert checkout.said == ""
 
 
 def test_a_checkout_that_moved_is_installed_anew(checkout: Checkout) -> None:
