@@ -11,10 +11,8 @@ mounts and starts ends with it. Reads a `Plan` as JSON on stdin; writes a report
 
 from __future__ import annotations
 
-import base64
 import ctypes
 import fcntl
-import http.client
 import json
 import os
 import shlex
@@ -32,6 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+
+from tests.compose.visitor import create_tavern, get_health
 
 BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 STEP_LIMIT_S = 240.0
@@ -333,38 +333,6 @@ class Container:
         self._process.send_signal(signal.Signals[self._image.stop_signal])
         code = self._process.wait(timeout=self._plan.stop_grace_s)
         return code, time.monotonic() - started
-
-
-def get_health(port: int) -> Any:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    connection.request("GET", "/health")
-    answer = json.loads(connection.getresponse().read())
-    connection.close()
-    return answer
-
-
-def create_tavern(port: int) -> Any:
-    """The answer to `create-tavern`, over a WebSocket by hand: this program has only the standard library's."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as sock, sock.makefile("rb") as reader:
-        key = base64.b64encode(os.urandom(16)).decode()
-        sock.sendall(
-            f"GET / HTTP/1.1\r\nHost: localhost:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-        )
-        status = reader.readline()
-        if b" 101 " not in status:
-            raise RuntimeError(f"no upgrade: {status!r}")
-        while reader.readline().strip():
-            pass
-        payload = json.dumps({"type": "create-tavern", "name": "The Stand-in"}).encode()
-        sock.sendall(bytes([0x81, 0x80 | len(payload)]) + bytes(4) + payload)  # a mask of zeros
-        while True:
-            first, length = reader.read(2)
-            if length == 126:
-                (length,) = struct.unpack("!H", reader.read(2))
-            content = reader.read(length)
-            if first & 0x0F == 1:
-                return json.loads(content)
 
 
 def listing(directory: Path) -> dict[str, list[int]]:

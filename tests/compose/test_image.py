@@ -18,7 +18,7 @@ UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-pro
 LIMIT_S = 280
 """Above the stand-in engine's own limits, which say more."""
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(LIMIT_S + 20)]
 
 
 def refusal(scratch: Path) -> str | None:
@@ -75,8 +75,10 @@ def report(tmp_path_factory: pytest.TempPathFactory, service: Any) -> Any:
         "no_new_privileges": "no-new-privileges:true" in service["security_opt"],
         "stop_grace_s": float(service["stop_grace_period"].removesuffix("s")),
     }
-    engine = [*UNSHARE, sys.executable, str(Path(__file__).with_name("engine.py"))]
-    ran = subprocess.run(engine, input=json.dumps(plan), capture_output=True, text=True, timeout=LIMIT_S)
+    engine = [*UNSHARE, sys.executable, "-m", "tests.compose.engine"]
+    ran = subprocess.run(
+        engine, cwd=REPOSITORY, input=json.dumps(plan), capture_output=True, text=True, timeout=LIMIT_S
+    )
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout)
 
