@@ -344,6 +344,19 @@ def listing(directory: Path) -> dict[str, list[int]]:
     return found
 
 
+def load_native(image: Stage) -> str:
+    """What Python in the image, as its user, says of loading the relay's compiled part: nothing if it is there."""
+    program = "import ctypes, tavern.relay as it; ctypes.CDLL(f'{it.__path__[0]}/native/libtavernrelay.so')"
+    loading = subprocess.run(
+        ["python3", "-c", program],
+        env=image.environment,
+        capture_output=True,
+        text=True,
+        preexec_fn=inside(image.root, "/", image.user),
+    )
+    return loading.stdout + loading.stderr
+
+
 def main() -> None:
     plan = Plan(**json.load(sys.stdin))
     mount("-t", "tmpfs", "tmpfs", plan.work)  # an overlay's upper part cannot itself be on one
@@ -354,6 +367,7 @@ def main() -> None:
         "image_healthcheck": image.healthcheck,
         "root_is_read_only": bool(os.statvfs(root).f_flag & os.ST_RDONLY),
         "entrypoint": image.entrypoint + image.command,
+        "native": load_native(image),
         "runs": [],
     }
     port = int(plan.environment["PORT"])

@@ -134,6 +134,13 @@ def test_the_dockerfile_needs_no_frontend_from_the_network() -> None:
     assert "syntax=" not in (COMPOSE / "Dockerfile").read_text()
 
 
+def test_the_compiler_stays_in_the_stage_that_builds() -> None:
+    first, last = re.split(r"^FROM .*\n", (COMPOSE / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
+    assert "gcc libc6-dev" in first
+    assert "TAVERN_NATIVE=require" in first
+    assert "apt-get" not in last
+
+
 def test_hadolint_finds_nothing() -> None:
     hadolint = shutil.which("hadolint", path=sysconfig.get_path("scripts")) or shutil.which("hadolint")
     if hadolint is None:

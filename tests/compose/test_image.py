@@ -92,6 +92,10 @@ def test_the_image_starts_serves_and_keeps_its_data(report: Any) -> None:
     assert second["health"] == {"status": "ok", "taverns": 1}
 
 
+def test_the_relays_compiled_part_is_in_it(report: Any) -> None:
+    assert report["native"] == ""
+
+
 def test_it_stops_cleanly_in_time(report: Any) -> None:
     for run in report["runs"]:
         assert run["exit_code"] == 0, run["log"]
