@@ -20,6 +20,7 @@ from tavern.turn.commands import (
     BindChannel,
     Command,
     Effect,
+    LearnPeer,
     OpenRelaySocket,
     RemoveFlow,
     RemoveRelayedAddress,
@@ -74,6 +75,8 @@ class World:
             lambda: 0x0102030405060708090A0B0C,
             frozenset({SERVER[1]}),
         )
+        for address in self.server.shared_addresses:
+            self.forwarder.open_shared(address)
         self.unbindable: set[int] = set()
         self.unbindable_families: set[AddressFamily] = set()
         self.opened: list[int] = []
@@ -123,6 +126,8 @@ class World:
                 self.forwarder.bind_channel(effect)
             elif isinstance(effect, UnbindChannel):
                 self.forwarder.unbind_channel(effect)
+            elif isinstance(effect, LearnPeer):
+                self.forwarder.learn_peer(effect)
             elif isinstance(effect, SetTransfer):
                 self.forwarder.set_transfer(effect)
         return answer

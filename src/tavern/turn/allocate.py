@@ -28,6 +28,7 @@ from tavern.turn.commands import AddFlow, AddRelayedAddress, Effect, OpenRelaySo
 from tavern.turn.five_tuple import FiveTuple
 from tavern.turn.reservations import Reservation
 from tavern.turn.sessions import Circles, Owner
+from tavern.turn.shared_ports import SharedPort
 
 UDP_PROTOCOL = 17
 MAX_PORT_TRIES = 8  # ports of the range that other programs hold; more in a row means the range is not ours
@@ -66,6 +67,8 @@ class PendingAllocation:
     failed_ports: list[int] = attrs.field(factory=list)
     opened: dict[AddressFamily, int] = attrs.field(factory=dict)
     """The ports that the driver opened."""
+    shared: dict[AddressFamily, SharedPort] = attrs.field(factory=dict)
+    """Where there was none: the ones that it has with others."""
 
     @property
     def tried_ports(self) -> list[int]:
@@ -86,10 +89,11 @@ class AllocateHandler:
         user_quota: int,
         address_quota: int,
         max_allocations: int,
+        max_shared_allocations: int,
     ) -> None:
         """`is_own`: whether an address is this machine's. `circles`: what an owner's sessions are, and where.
 
-        The three limits count relayed addresses.
+        The quotas count relayed addresses, `max_allocations` those that have a socket of their own.
         """
         self._allocations = allocations
         self._advertised = advertised
@@ -98,6 +102,7 @@ class AllocateHandler:
         self._user_quota = user_quota
         self._address_quota = address_quota
         self._max_allocations = max_allocations
+        self._max_shared_allocations = max_shared_allocations
         self._pending: dict[int, PendingAllocation] = {}
         self._last_id = 0
         self.is_open = True
@@ -182,7 +187,7 @@ class AllocateHandler:
     def _full(
         self, key: QuotaKey, source: str, wanted: int, reservation: Reservation | None = None
     ) -> ErrorCode | None:
-        """Why there cannot be `wanted` more relayed addresses; what is reserved was counted for its user and in all."""
+        """Why there may not be `wanted` more relayed addresses; what is reserved was counted for its user before."""
         if not self.is_open:
             return ErrorCode.ALLOCATION_QUOTA_REACHED
         if reservation is not None:
@@ -192,8 +197,6 @@ class AllocateHandler:
             return ErrorCode.ALLOCATION_QUOTA_REACHED
         if self._allocations.held_at(source) + wanted > self._address_quota:
             return ErrorCode.ALLOCATION_QUOTA_REACHED
-        if self._allocations.relayed_count + wanted > self._max_allocations:
-            return ErrorCode.INSUFFICIENT_CAPACITY
         return None
 
     def _additional_refused(self, key: QuotaKey, source: str) -> ErrorCode | None:
@@ -205,9 +208,13 @@ class AllocateHandler:
         while pending.families:
             if self._take_port(pending):
                 return [OpenRelaySocket(pending.flow_id, pending.families[0], pending.port)], None
-            pending.refused[self._end_tries(pending)] = ErrorCode.INSUFFICIENT_CAPACITY
+            family = self._end_tries(pending)
+            if (shared := self._take_shared(pending, family)) is not None:
+                pending.shared[family] = shared
+            else:
+                pending.refused[family] = ErrorCode.INSUFFICIENT_CAPACITY
         del self._pending[pending.flow_id]
-        if pending.opened:
+        if pending.opened or pending.shared:
             return self._complete(pending, now)
         refusal = Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
         return [], authenticated_error(pending.request, refusal, pending.identity.key)
@@ -231,8 +238,22 @@ class AllocateHandler:
     def _next_port(self, pending: PendingAllocation) -> int | None:
         if pending.reservation is not None:
             return None if pending.failed_ports else pending.reservation.port
+        taken = self._allocations.relayed_count + len(pending.opened)
+        if taken + (2 if pending.reserves_next else 1) > self._max_allocations:
+            return None
         ports = self._allocations.ports[pending.families[0]]
         return ports.take_pair() if pending.reserves_next else ports.take(even=pending.even)
+
+    def _take_shared(self, pending: PendingAllocation, family: AddressFamily) -> SharedPort | None:
+        """A place on a shared port; None if there is none, or the client wants more than one can be."""
+        taken = self._allocations.shared_count
+        if pending.even or pending.reservation is not None or taken >= self._max_shared_allocations:
+            return None
+        return self._allocations.shared[family].take(
+            _quota_key(pending.identity, pending.five_tuple),
+            owned=pending.identity.owner is not None,
+            avoid=lambda port: self._is_own_clients(pending, port),
+        )
 
     def _is_own_clients(self, pending: PendingAllocation, port: int) -> bool:
         is_this_clients = pending.client_is_own and port == pending.five_tuple.client[1]
@@ -247,10 +268,14 @@ class AllocateHandler:
         return family
 
     def _complete(self, pending: PendingAllocation, now: float) -> AllocateStep:
-        relayed = {
-            family: RelayedAddress((str(self._advertised[family]), port), now + pending.lifetime_s)
+        expires_at = now + pending.lifetime_s
+        opened = {
+            family: RelayedAddress((str(self._advertised[family]), port), expires_at)
             for family, port in pending.opened.items()
         }
+        shared = {family: RelayedAddress(port.address, expires_at, port) for family, port in pending.shared.items()}
+        # The families in the order of their numbers: IPv4 first.
+        relayed = dict(sorted({**opened, **shared}.items()))
         allocation = Allocation(
             id=pending.flow_id,
             five_tuple=pending.five_tuple,
@@ -265,12 +290,19 @@ class AllocateHandler:
         token = self._reserve_next(pending, allocation, now) if pending.reserves_next else None
         allocation.create_response = _allocate_response(pending, allocation, token)
         self._allocations.add(allocation)
-        first, *second = (one.address for one in relayed.values())
+        first, *second = relayed.values()
         circles = None if allocation.owner is None else self._circles(allocation.owner)
         effects: list[Effect] = [
-            AddFlow(allocation.id, pending.five_tuple, first, user=allocation.quota_key, circles=circles)
+            AddFlow(
+                allocation.id,
+                pending.five_tuple,
+                first.address,
+                user=allocation.quota_key,
+                circles=circles,
+                shared=first.shared is not None,
+            )
         ]
-        effects += [AddRelayedAddress(allocation.id, address) for address in second]
+        effects += [AddRelayedAddress(allocation.id, one.address, one.shared is not None) for one in second]
         return effects, allocation.create_response
 
     def _reserve_next(self, pending: PendingAllocation, allocation: Allocation, now: float) -> bytes:

@@ -10,6 +10,7 @@ from tavern.addresses import IPAddress, SocketAddress
 from tavern.stun.attributes import AddressFamily, family_of
 from tavern.turn.five_tuple import FiveTuple
 from tavern.turn.sessions import Owner
+from tavern.turn.shared_ports import SharedPort
 
 DEFAULT_LIFETIME_S = 600  # RFC 8656 §3.2
 MAX_LIFETIME_S = 3600
@@ -20,6 +21,8 @@ FIRST_CHANNEL = 0x4000
 # RFC 8656 §12 ends at 0x4FFF, RFC 5766 did at 0x7FFF, and clients of that age (coturn's own test client) still draw
 # from all of it. Nothing else of theirs on this five-tuple begins with these bytes, so granting them is harmless.
 LAST_CHANNEL = 0x7FFF
+# Exact peers that one permission names on a shared port; a browser's candidates at one address are a few.
+MAX_EXACT_PORTS = 64
 
 
 @attrs.define
@@ -31,6 +34,8 @@ class Permission:
     """The address is this machine's, as far as the data path knows."""
     claimed: bool
     """Only what members of the call announce justifies it."""
+    exact_ports: frozenset[int] = frozenset()
+    """Of its address: on a shared relayed address, what comes from there is this allocation's."""
 
 
 @attrs.define
@@ -55,6 +60,8 @@ class RelayedAddress:
 
     address: SocketAddress
     expires_at: float
+    shared: SharedPort | None = None
+    """Where other allocations have the address, too."""
 
 
 @attrs.define(eq=False)
@@ -96,7 +103,7 @@ class Allocation:
             return [], []
         hosts = [address for address, permission in self.permissions.items() if permission.expires_at <= now]
         for address in hosts:
-            del self.permissions[address]
+            self.revoke(address)
         numbers = [number for number, channel in self.channels.items() if channel.expires_at <= now]
         for number in numbers:
             self.unbind(number)
@@ -108,9 +115,10 @@ class Allocation:
 
     def drop_family(self, family: AddressFamily) -> None:
         """Forgets the permissions and channels for peers of this family (RFC 8656 §8.1)."""
-        self.permissions = {peer: one for peer, one in self.permissions.items() if family_of(peer) is not family}
         for number in [number for number, one in self.channels.items() if family_of(ip_address(one.peer[0])) is family]:
             self.unbind(number)
+        for host in [host for host in self.permissions if family_of(host) is family]:
+            self.revoke(host)
 
     def bind(self, number: int, channel: Channel) -> None:
         """`number` stands for the channel's peer. Neither may be bound elsewhere."""
@@ -126,6 +134,45 @@ class Allocation:
         numbers.discard(number)
         if not numbers:
             del self.channels_at[channel.peer[0]]
+        self._release(channel.peer)
+
+    def revoke(self, host: IPAddress) -> None:
+        """There is no permission for `host`; exact peers that it named are free, unless a channel stands for them."""
+        permission = self.permissions.pop(host)
+        for port in permission.exact_ports:
+            self._release((str(host), port))
+
+    def name_exact(self, host: IPAddress, port: int) -> bool:
+        """The permission for `host` names this peer, which is the allocation's; False if it names too many already."""
+        permission = self.permissions[host]
+        if port not in permission.exact_ports and len(permission.exact_ports) >= MAX_EXACT_PORTS:
+            return False
+        permission.exact_ports |= {port}
+        self.own((str(host), port))
+        return True
+
+    def own(self, peer: SocketAddress) -> None:
+        """What comes from `peer` is the allocation's while a permission or channel of it names the peer."""
+        shared = self._shared_towards(peer)
+        if shared is not None:
+            shared.owners[peer] = self.id
+
+    def shared_port(self, peer: IPAddress) -> SharedPort | None:
+        """The shared port that leads to `peer`."""
+        relayed = self.relayed.get(family_of(peer))
+        return None if relayed is None else relayed.shared
+
+    def _shared_towards(self, peer: SocketAddress) -> SharedPort | None:
+        relayed = self.relayed.get(AddressFamily.IPV6 if ":" in peer[0] else AddressFamily.IPV4)
+        return None if relayed is None else relayed.shared
+
+    def _release(self, peer: SocketAddress) -> None:
+        shared = self._shared_towards(peer)
+        if shared is None or peer in self.channel_of:
+            return
+        permission = self.permissions.get(ip_address(peer[0]))
+        if permission is None or peer[1] not in permission.exact_ports:
+            shared.release(peer, self.id)
 
 
 def granted_lifetime_s(asked_s: int | None) -> int:

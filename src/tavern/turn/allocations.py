@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from random import Random
 
 from tavern.addresses import IPAddress, SocketAddress, source_key
-from tavern.stun.attributes import AddressFamily
+from tavern.stun.attributes import AddressFamily, family_of
 from tavern.turn.allocation import NEVER, Allocation, QuotaKey
 from tavern.turn.commands import Effect, RemoveFlow, RemoveRelayedAddress
 from tavern.turn.expiry import ExpiryQueue
@@ -15,6 +15,7 @@ from tavern.turn.five_tuple import FiveTuple
 from tavern.turn.ports import PortRange
 from tavern.turn.reservations import Reservation, Reservations
 from tavern.turn.sessions import Owner
+from tavern.turn.shared_ports import SharedPort, SharedPorts
 
 # A sweep looks at all that an allocation holds, two thousand entries at most, so that it must not come for each of
 # them. Nothing waits for it: what has expired has no effect, and the allocation's next request forgets it too.
@@ -22,11 +23,19 @@ _SWEEP_INTERVAL_S = 30
 
 
 class AllocationTable:
-    """The live allocations. Each relayed address holds exactly one port of its family's range, until it is released."""
+    """The live allocations. Each relayed address holds exactly one port of its family's range, until it is released,
+    or a place on one of the shared ports.
+    """
 
-    def __init__(self, ports: Mapping[AddressFamily, PortRange], random: Random) -> None:
-        """`ports` has an entry for each family that is served. `random` draws the tokens of reservations."""
+    def __init__(
+        self,
+        ports: Mapping[AddressFamily, PortRange],
+        shared: Mapping[AddressFamily, SharedPorts],
+        random: Random,
+    ) -> None:
+        """`ports` and `shared` have an entry for each family that is served. `random` draws reservations' tokens."""
         self.ports = ports
+        self.shared = shared
         self.reservations = Reservations(random)
         self._by_five_tuple: dict[FiveTuple, Allocation] = {}
         self._by_id: dict[int, Allocation] = {}
@@ -51,8 +60,13 @@ class AllocationTable:
 
     @property
     def relayed_count(self) -> int:
-        """How many relayed addresses live or are reserved: each has a socket, or will have one."""
+        """How many relayed addresses of their own live or are reserved: each has a socket, or will have one."""
         return len(self._by_relayed) + len(self.reservations)
+
+    @property
+    def shared_count(self) -> int:
+        """How many relayed addresses are shared."""
+        return sum(ports.count for ports in self.shared.values())
 
     def held_by(self, key: QuotaKey) -> int:
         """How many relayed addresses this user has from there, with those that are reserved for it."""
@@ -71,8 +85,21 @@ class AllocationTable:
         return self._by_family[family] > 1
 
     def relayed_at(self, address: IPAddress, port: int) -> Allocation | None:
-        """The allocation whose relayed address this is."""
+        """The allocation whose relayed address this is, and nobody else's."""
         return self._by_relayed.get((str(address), port))
+
+    def shared_at(self, address: IPAddress, port: int) -> SharedPort | None:
+        """The shared port whose relayed address this is."""
+        ports = self.shared.get(family_of(address))
+        return None if ports is None else ports.find((str(address), port))
+
+    def is_relayed(self, address: IPAddress, port: int) -> bool:
+        """Whether this is a relayed address of ours: shared ones are, whoever has them."""
+        return self.relayed_at(address, port) is not None or self.shared_at(address, port) is not None
+
+    def of_id(self, allocation_id: int) -> Allocation:
+        """The live allocation of this id."""
+        return self._by_id[allocation_id]
 
     def is_own_clients_port(self, port: int) -> bool:
         """Whether an allocation's client has this port on an address of this machine."""
@@ -85,7 +112,8 @@ class AllocationTable:
         self._by_id[allocation.id] = allocation
         source = source_key(allocation.five_tuple.client[0])
         for family, relayed in allocation.relayed.items():
-            self._by_relayed[relayed.address] = allocation
+            if relayed.shared is None:
+                self._by_relayed[relayed.address] = allocation
             self._by_family[family] += 1
             self._held[allocation.quota_key] += 1
             self._held_at[source] += 1
@@ -109,14 +137,16 @@ class AllocationTable:
         if len(allocation.relayed) == 1:
             self.remove(allocation)
             return RemoveFlow(allocation.id)
-        self._release_port(allocation, family)
         allocation.drop_family(family)
+        self._release_port(allocation, family)
         self._expiry.set(allocation.id, allocation.expires_at)
         return RemoveRelayedAddress(allocation.id, relayed.address)
 
     def remove(self, allocation: Allocation) -> None:
-        """`allocation` is gone and its ports are free."""
+        """`allocation` is gone and its ports are free, as are the exact peers that it owned on shared ones."""
         for family in list(allocation.relayed):
+            if allocation.relayed[family].shared is not None:
+                allocation.drop_family(family)
             self._release_port(allocation, family)
         del self._by_five_tuple[allocation.five_tuple]
         del self._by_id[allocation.id]
@@ -130,8 +160,12 @@ class AllocationTable:
         self._sweeps.discard(allocation.id)
 
     def _release_port(self, allocation: Allocation, family: AddressFamily) -> None:
-        address = allocation.relayed.pop(family).address
-        del self._by_relayed[address]
+        relayed = allocation.relayed.pop(family)
+        if relayed.shared is None:
+            del self._by_relayed[relayed.address]
+            self.ports[family].release(relayed.address[1])
+        else:
+            self.shared[family].leave(relayed.shared, allocation.quota_key, owned=allocation.owner is not None)
         self._by_family[family] -= 1
         self._held[allocation.quota_key] -= 1
         if not self._held[allocation.quota_key]:
@@ -140,7 +174,6 @@ class AllocationTable:
         self._held_at[source] -= 1
         if not self._held_at[source]:
             del self._held_at[source]
-        self.ports[family].release(address[1])
 
     def holds_until(self, allocation: Allocation, expires_at: float) -> None:
         """A permission or channel of `allocation` expires then."""

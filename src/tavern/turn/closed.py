@@ -134,7 +134,7 @@ class ClosedRelay:
         gone = {host: str(host) for host in hosts if not self.sessions.may_reach(owner, host)}
         effects: list[Effect] = []
         for allocation in self._allocations.of_owner(owner):
-            effects += withdraw(allocation, gone, relayed, self._allocations, self._advertised_addresses)
+            effects += withdraw(allocation, gone, relayed, self._allocations, self.sessions, self._advertised_addresses)
         return effects
 
     def _set_circles(self, session: Session) -> list[Effect]:

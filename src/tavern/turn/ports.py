@@ -12,8 +12,11 @@ class PortRange:
     """The free ports from `first` to `last`, both included. One object per address family."""
 
     def __init__(self, first: int, last: int, random: Random) -> None:
-        """ValueError for an empty range or one that leaves 1024 to 65535."""
-        if not LOWEST_PORT <= first <= last <= 65535:
+        """There are none where `last` is one less than `first`.
+
+        ValueError for a range that leaves 1024 to 65535, or goes downwards.
+        """
+        if not LOWEST_PORT <= first <= last + 1 <= 65536:
             raise ValueError(f"relay ports {first} to {last}: must be within {LOWEST_PORT} to 65535, lowest first")
         self._free_even = _Ports(range(first + first % 2, last + 1, 2))
         self._free_odd = _Ports(range(first + 1 - first % 2, last + 1, 2))

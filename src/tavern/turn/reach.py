@@ -17,6 +17,7 @@ from tavern.turn.allocations import AllocationTable
 from tavern.turn.commands import BindChannel, Effect, RevokePermission, SetPermission, UnbindChannel
 from tavern.turn.policy import OWN, PeerPolicy, Verdict
 from tavern.turn.sessions import SessionTable
+from tavern.turn.shared_ports import SharedPort
 
 
 @attrs.frozen
@@ -63,8 +64,10 @@ class Reach:
     def may_bind(self, allocation: Allocation, judgement: Judgement, peer: IPAddress, port: int) -> bool:
         """Whether a channel may stand for this port of `peer`, which is judged so."""
         other = self._allocations.relayed_at(peer, port)
-        if port == 0 or other is allocation or self._is_listener(judgement, port):
+        if port == 0 or other is allocation or self.is_listener(judgement, port):
             return False
+        if (shared := self._allocations.shared_at(peer, port)) is not None:
+            return meets_at(allocation, shared, self._sessions)
         if other is None:
             return not judgement.relayed_only
         return self._are_together(allocation, other)
@@ -75,7 +78,7 @@ class Reach:
         for peer, permission in list(allocation.permissions.items()):
             judgement = self._judge(allocation, peer, others_live=True)
             if judgement is None:
-                del allocation.permissions[peer]
+                allocation.revoke(peer)
                 effects.append(RevokePermission(allocation.id, str(peer)))
             elif judgement.own and not permission.own:
                 permission.own = True
@@ -83,17 +86,26 @@ class Reach:
         for number, channel in list(allocation.channels.items()):
             host, port = channel.peer
             judgement = self._judge(allocation, ip_address(host), others_live=True)
-            if judgement is None or self._is_listener(judgement, port):
+            if judgement is None or self.is_listener(judgement, port):
                 effects.append(_unbind(allocation, number))
         return effects
 
-    def _is_listener(self, judgement: Judgement, port: int) -> bool:
+    def is_listener(self, judgement: Judgement, port: int) -> bool:
+        """Whether the relay itself listens on this port of an address that is judged so."""
         return judgement.own and port in self.policy.listener_ports
 
     def _are_together(self, allocation: Allocation, other: Allocation) -> bool:
         if allocation.owner is None or other.owner is None:
             return allocation.owner is other.owner
         return not self._sessions.circles(allocation.owner).isdisjoint(self._sessions.circles(other.owner))
+
+
+def meets_at(allocation: Allocation, shared: SharedPort, sessions: SessionTable) -> bool:
+    """Whether another allocation that this one is with has that shared relayed address."""
+    own = any(relayed.shared is shared for relayed in allocation.relayed.values())
+    if allocation.owner is None:
+        return shared.ownerless > own
+    return sum(shared.held[owner] for owner in sessions.owners_with(allocation.owner)) > own
 
 
 _RELAYED_ONLY = Judgement(relayed_only=True, own=True, claimed=False)
@@ -116,6 +128,7 @@ def withdraw(
     hosts: Mapping[IPAddress, str],
     relayed: set[SocketAddress],
     relays: AllocationTable,
+    sessions: SessionTable,
     advertised: frozenset[IPAddress],
 ) -> list[Effect]:
     """The claims on `hosts` (and how they are written) are nobody's any more, the relayed addresses `relayed` gone.
@@ -125,20 +138,24 @@ def withdraw(
     effects: list[Effect] = []
     for host, name in hosts.items():
         if host in advertised:
-            effects += _withdraw_but_relayed(allocation, host, relays)
+            effects += _withdraw_but_relayed(allocation, host, relays, sessions)
             continue
         permission = allocation.permissions.get(host)
         if permission is not None and permission.claimed:
-            del allocation.permissions[host]
+            allocation.revoke(host)
             effects.append(RevokePermission(allocation.id, name))
         if numbers := allocation.channels_at.get(name):  # also of a permission that has expired
             effects += [_unbind(allocation, number) for number in sorted(numbers)]
     for peer in relayed & allocation.channel_of.keys():
-        effects.append(_unbind(allocation, allocation.channel_of[peer]))
+        shared = relays.shared_at(ip_address(peer[0]), peer[1])
+        if shared is None or not meets_at(allocation, shared, sessions):
+            effects.append(_unbind(allocation, allocation.channel_of[peer]))
     return effects
 
 
-def _withdraw_but_relayed(allocation: Allocation, host: IPAddress, relays: AllocationTable) -> list[Effect]:
+def _withdraw_but_relayed(
+    allocation: Allocation, host: IPAddress, relays: AllocationTable, sessions: SessionTable
+) -> list[Effect]:
     """The address is the relay's own, and the operator allows it: others in the call are relayed there, too."""
     effects: list[Effect] = []
     permission = allocation.permissions.get(host)
@@ -147,7 +164,9 @@ def _withdraw_but_relayed(allocation: Allocation, host: IPAddress, relays: Alloc
         effects.append(set_permission(allocation, host, permission.expires_at, _RELAYED_ONLY))
     for number in sorted(allocation.channels_at.get(str(host), ())):
         channel = allocation.channels[number]
-        if relays.relayed_at(host, channel.peer[1]) is None:
+        shared = relays.shared_at(host, channel.peer[1])
+        lives = relays.relayed_at(host, channel.peer[1]) is not None
+        if not lives and (shared is None or not meets_at(allocation, shared, sessions)):
             effects.append(_unbind(allocation, number))
         else:
             effects.append(BindChannel(allocation.id, number, channel.peer, channel.expires_at, relayed_only=True))

@@ -36,6 +36,7 @@ from tavern.turn.commands import (
     SetPermission,
     UnbindChannel,
 )
+from tavern.turn.exact_peers import ExactPeers, own_all
 from tavern.turn.five_tuple import FiveTuple
 from tavern.turn.reach import Judgement, Reach, set_permission
 from tavern.turn.sessions import SessionTable
@@ -57,6 +58,7 @@ class RequestHandler:
         user_quota: int,
         address_quota: int,
         max_allocations: int,
+        max_shared_allocations: int,
         max_permissions: int,
         max_channels: int,
     ) -> None:
@@ -71,7 +73,9 @@ class RequestHandler:
             user_quota=user_quota,
             address_quota=address_quota,
             max_allocations=max_allocations,
+            max_shared_allocations=max_shared_allocations,
         )
+        self._exact_peers = ExactPeers(allocations, reach)
         self._max_permissions = max_permissions
         self._max_channels = max_channels
 
@@ -98,7 +102,7 @@ class RequestHandler:
         """
         address = without_zone(client[0])
         advertised = self._advertised.get(family_of(address))
-        if advertised is None or self._allocations.relayed_at(advertised, client[1]) is None:
+        if advertised is None or not self._allocations.is_relayed(advertised, client[1]):
             return False
         return self._reach.is_own(address)
 
@@ -157,13 +161,16 @@ class RequestHandler:
         values = request.get_all(AttributeType.XOR_PEER_ADDRESS)
         if not values:
             raise Refusal(ErrorCode.BAD_REQUEST)
-        peers = dict.fromkeys(decode_xor_address(value, request.transaction_id)[0] for value in values)
-        judgements = {peer: self._judge(allocation, peer) for peer in peers}
-        if len(allocation.permissions.keys() | peers) > self._max_permissions:
+        peers = list(dict.fromkeys(decode_xor_address(value, request.transaction_id) for value in values))
+        judgements = {host: self._judge(allocation, host) for host in dict.fromkeys(host for host, _ in peers)}
+        exact = self._exact_peers.to_own(allocation, peers, judgements)
+        former = self._exact_peers.former_owners(allocation, exact, now)
+        if len(allocation.permissions.keys() | judgements.keys()) > self._max_permissions:
             raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
-        effects: list[Effect] = [
-            self._permit(allocation, peer, judgement, now) for peer, judgement in judgements.items()
-        ]
+        effects = _drop_all_expired(former, now)
+        for host, judgement in judgements.items():
+            effects.append(self._permit(allocation, host, judgement, now))
+            effects += own_all(allocation, host, [port for its_host, port in exact if its_host == host])
         return effects, success(request, key=allocation.key)
 
     def _bind_channel(self, request: Message, allocation: Allocation, now: float) -> Outcome:
@@ -183,6 +190,8 @@ class RequestHandler:
         judgement = self._judge(allocation, address)
         if not self._reach.may_bind(allocation, judgement, address, port):
             raise Refusal(ErrorCode.FORBIDDEN)
+        exact = self._exact_peers.to_own(allocation, [(address, port)], {address: judgement})
+        former = self._exact_peers.former_owners(allocation, exact, now)
         if bound is None and len(allocation.channels) >= self._max_channels:
             raise Refusal(ErrorCode.INSUFFICIENT_CAPACITY)
         if address not in allocation.permissions and len(allocation.permissions) >= self._max_permissions:
@@ -190,10 +199,16 @@ class RequestHandler:
         channel = Channel(peer, now + CHANNEL_LIFETIME_S)
         allocation.bind(number, channel)
         # The sweep comes for the permission, which expires first, and then at the channel's time.
-        effects: list[Effect] = [
+        effects = _drop_all_expired(former, now)
+        effects += [
             self._permit(allocation, address, judgement, now),
             BindChannel(allocation.id, number, peer, channel.expires_at, judgement.relayed_only),
         ]
+        for _ in exact:
+            # The permission names it as well, since the data path knows the peer for as long as that lives; the channel
+            # alone if it names too many.
+            allocation.own(peer)
+            allocation.name_exact(address, port)
         return effects, success(request, key=allocation.key)
 
     def _judge(self, allocation: Allocation, peer: IPAddress) -> Judgement:
@@ -205,10 +220,19 @@ class RequestHandler:
         return judgement
 
     def _permit(self, allocation: Allocation, peer: IPAddress, judgement: Judgement, now: float) -> SetPermission:
-        permission = Permission(now + PERMISSION_LIFETIME_S, own=judgement.own, claimed=judgement.claimed)
+        former = allocation.permissions.get(peer)
+        exact_ports = frozenset[int]() if former is None else former.exact_ports
+        permission = Permission(now + PERMISSION_LIFETIME_S, judgement.own, judgement.claimed, exact_ports)
         allocation.permissions[peer] = permission
         self._allocations.holds_until(allocation, permission.expires_at)
         return set_permission(allocation, peer, permission.expires_at, judgement)
+
+
+def _drop_all_expired(allocations: dict[int, Allocation], now: float) -> list[Effect]:
+    effects: list[Effect] = []
+    for allocation in allocations.values():
+        effects += _drop_expired(allocation, now)
+    return effects
 
 
 def _drop_expired(allocation: Allocation, now: float) -> list[Effect]:

@@ -31,6 +31,7 @@ from tavern.turn.ports import PortRange
 from tavern.turn.reach import Reach
 from tavern.turn.requests import RequestHandler
 from tavern.turn.retransmissions import AnswerMemory
+from tavern.turn.shared_ports import SharedPorts, SharedPortsMode, shared_range
 
 _KNOWN_ATTRIBUTES = frozenset(kind.value for kind in AttributeType)
 _TURN_METHODS = frozenset({Method.ALLOCATE, Method.REFRESH, Method.CREATE_PERMISSION, Method.CHANNEL_BIND})
@@ -58,7 +59,10 @@ class TurnConfig:
     address_quota: int
     """Relayed addresses that clients at one address or /64 may hold at once, whoever they are."""
     max_allocations: int
-    """Relayed addresses of all users together: each has a socket."""
+    """Relayed addresses of all users together that have a socket of their own."""
+    shared_ports: SharedPortsMode = SharedPortsMode.NEVER
+    max_shared_allocations: int = 16_384
+    """Relayed addresses of all users together on shared ports: 8 KiB of memory each, 128 MB."""
     max_permissions: int
     """Of one allocation, as are channels."""
     max_channels: int
@@ -97,7 +101,7 @@ class TurnServer:
         self.credentials = Credentials(config.realm, config.secrets, config.legacy_secret)
         self.limiter = UnauthenticatedLimiter(config.unauthenticated_rate)
         self._stale_answers = TokenBuckets(config.unauthenticated_rate, config.unauthenticated_rate * BURST_S)
-        self.allocations = AllocationTable(_port_ranges(config, random), random)
+        self.allocations = AllocationTable(_port_ranges(config, random), _shared_ports(config, random), random)
         self._realm = config.realm.encode()
         self._nonces = Nonces(nonce_key)
         self._answers = AnswerMemory()
@@ -121,6 +125,7 @@ class TurnServer:
             user_quota=config.user_quota,
             address_quota=config.address_quota,
             max_allocations=config.max_allocations,
+            max_shared_allocations=config.max_shared_allocations,
             max_permissions=config.max_permissions,
             max_channels=config.max_channels,
         )
@@ -194,6 +199,15 @@ class TurnServer:
         To be called before the first `receive`.
         """
         self._handler.set_listeners(addresses)
+
+    @property
+    def shared_addresses(self) -> tuple[SocketAddress, ...]:
+        """The relayed addresses that allocations may share; the driver opens a socket for each."""
+        return tuple(address for ports in self.allocations.shared.values() for address in ports.addresses)
+
+    def shared_failed(self, address: SocketAddress) -> None:
+        """This one cannot be bound, and is nobody's. To be called before the first `receive`."""
+        self.allocations.shared[family_of(ip_address(address[0]))].drop(address[1])
 
     def set_budget_spent(self, is_spent: bool) -> list[Effect]:
         """While the month's transfer is used up, no allocation is made and no data relayed; all else goes on."""
@@ -303,6 +317,20 @@ def _answer_binding(request: Message, five_tuple: FiveTuple) -> bytes:
 
 
 def _port_ranges(config: TurnConfig, random: Random) -> Mapping[AddressFamily, PortRange]:
+    """Those that are one allocation's each."""
     families = [family_of(address) for address in config.advertised_addresses]
     assert len(set(families)) == len(families), "at most one advertised address of each family"
-    return {family: PortRange(config.min_relay_port, config.max_relay_port, random) for family in families}
+    first = config.min_relay_port
+    shared = _shared_range(config)
+    # Of a range that is larger than what is shared by all, nothing else is used.
+    last = first - 1 if config.shared_ports is SharedPortsMode.ALWAYS else config.max_relay_port - len(shared)
+    return {family: PortRange(first, last, random) for family in families}
+
+
+def _shared_ports(config: TurnConfig, random: Random) -> Mapping[AddressFamily, SharedPorts]:
+    shared = _shared_range(config)
+    return {family_of(address): SharedPorts(str(address), shared, random) for address in config.advertised_addresses}
+
+
+def _shared_range(config: TurnConfig) -> range:
+    return shared_range(config.shared_ports, config.min_relay_port, config.max_relay_port)

@@ -172,6 +172,15 @@ class SessionTable:
             [session.id for session in sessions] + [session.group for session in sessions if session.group is not None]
         )
 
+    def owners_with(self, owner: Owner) -> set[Owner]:
+        """Whose allocations those of `owner` reach, its own among them: they have a circle in common."""
+        found: set[Owner] = set()
+        for session in self.of_owner(owner):
+            mates = () if session.group is None else self.of_group(session.group)
+            for mate in (session, *mates):
+                found.update(self.owners(mate))
+        return found
+
     def known_of(self, sender: Session, receiver: Session) -> set[IPAddress]:
         """The addresses that `receiver` may reach for the sake of `sender`, which is with it."""
         known = set(receiver.announced.get(sender.id, ()))
