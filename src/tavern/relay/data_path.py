@@ -7,6 +7,7 @@ from typing import Protocol
 
 import attrs
 
+from tavern.addresses import SocketAddress
 from tavern.relay.control_queue import ControlPacket
 from tavern.turn.commands import AddFlow, AddRelayedAddress, Command
 from tavern.turn.five_tuple import FiveTuple
@@ -55,14 +56,23 @@ class DataPath(Protocol):
     Commands are executed in the order of the calls; none of the methods waits.
     """
 
+    def open_shared(self, address: SocketAddress, relay_socket: socket.socket) -> None:
+        """Flows may share this relayed address; its socket is the data path's from now on. Before `start`.
+
+        OSError if the kernel takes no more of them; it stays the caller's then.
+        """
+
     def start(self) -> None:
         """Packets move from now on."""
 
     def watch(self, relay_socket: socket.socket) -> None:
         """It can be added. OSError if the kernel takes no more of them; it stays the caller's until it is added."""
 
-    def add_relay(self, command: AddFlow | AddRelayedAddress, relay_socket: socket.socket) -> None:
-        """Executes `command`; `relay_socket`, which is watched, is the data path's from now on."""
+    def add_relay(self, command: AddFlow | AddRelayedAddress, relay_socket: socket.socket | None) -> None:
+        """Executes `command`; `relay_socket`, which is watched, is the data path's from now on.
+
+        None for a shared relayed address.
+        """
 
     def submit(self, command: Command) -> None:
         """Executes any other command."""

@@ -23,7 +23,7 @@ class UdpClient:
 
 @attrs.define(eq=False)
 class Endpoint:
-    """The sockets of one flow."""
+    """The sockets of one flow; a relay socket may be others' too."""
 
     relay_ipv4: socket.socket
     relay_ipv6: socket.socket
@@ -58,6 +58,7 @@ class AddRelay:
     """To the data path's thread: the command with what it is about."""
 
     command: AddFlow | AddRelayedAddress
-    relay: socket.socket
+    relay: socket.socket | None
+    """None where the relayed address is shared."""
     link: PythonStreamLink | None
     """Of the client of a new flow, where it is one over TCP or TLS."""

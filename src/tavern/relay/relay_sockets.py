@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
+from tavern.addresses import SocketAddress
 from tavern.relay.endpoints import Endpoint
 from tavern.relay.icmp import read_icmp_errors
 from tavern.relay.sockets import send_unfragmented
 from tavern.turn.drops import Drop
-from tavern.turn.flows import Flow
+from tavern.turn.flows import Flow, sockaddr_of
 from tavern.turn.forwarding import Forwarder, Output, Unfragmented
 from tavern.turn.indications import SockAddr
 
@@ -22,6 +23,9 @@ _TRIES_AFTER_ERRORS = 3
 # More than a datagram or, for what must not be fragmented, an interface takes is EMSGSIZE.
 _UNSENT: dict[int | None, Drop] = {errno.EAGAIN: Drop.SEND_BUFFER_FULL, errno.EMSGSIZE: Drop.WOULD_FRAGMENT}
 
+_OnIcmp = Callable[[SockAddr, int, int, int, float], Output[Endpoint] | None]
+"""What becomes of an error: about a packet to whom, its type, code and information, and the time."""
+
 
 class RelaySockets:
     """Those that are open, by descriptor. All of it runs in the data path's thread."""
@@ -30,13 +34,35 @@ class RelaySockets:
         """`send` takes what goes on."""
         self._forwarder = forwarder
         self._send = send
-        self._open: dict[int, tuple[Flow[Endpoint], socket.socket]] = {}
+        self._open: dict[int, tuple[socket.socket, _OnIcmp]] = {}
+        self._shared: dict[SocketAddress, socket.socket] = {}
 
     def add(self, flow: Flow[Endpoint], relay: socket.socket) -> Callable[[float], None]:
         """`relay` is the flow's. Returns what is to be called with the time when it can be read."""
-        self._open[relay.fileno()] = flow, relay
+        self._open[relay.fileno()] = relay, partial(self._forwarder.from_icmp, flow)
+        return self._drain(relay, partial(self._forwarder.from_peer, flow))
+
+    def open_shared(self, address: SocketAddress, relay: socket.socket) -> Callable[[float], None]:
+        """`relay` is for all flows that have this relayed address, and stays. Returns the same."""
+        sockaddr = sockaddr_of(address)
+        self._forwarder.open_shared(address)
+        self._shared[address] = relay
+        self._open[relay.fileno()] = relay, partial(self._forwarder.from_shared_icmp, sockaddr)
+        return self._drain(relay, partial(self._forwarder.from_shared, sockaddr))
+
+    @property
+    def shared(self) -> Collection[socket.socket]:
+        """The sockets that no flow takes along."""
+        return self._shared.values()
+
+    def shared_at(self, address: SocketAddress) -> socket.socket:
+        """The one that carries this relayed address."""
+        return self._shared[address]
+
+    def _drain(
+        self, relay: socket.socket, decide: Callable[[bytes, SockAddr, float], Output[Endpoint] | None]
+    ) -> Callable[[float], None]:
         receive = relay.recvfrom
-        from_peer = self._forwarder.from_peer
         send = self._send
 
         def drain(now: float) -> None:
@@ -45,7 +71,7 @@ class RelaySockets:
                     data, peer = receive(_MAX_DATAGRAM)
                 except OSError:
                     return  # nothing is left; or an ICMP error, after which epoll tells of the rest
-                output = from_peer(flow, data, peer, now)
+                output = decide(data, peer, now)
                 if output is not None:
                     send(output)
 
@@ -56,12 +82,12 @@ class RelaySockets:
         del self._open[relay.fileno()]
 
     def report_errors(self, fd: int, now: float) -> None:
-        """What ICMP said of packets to peers goes to the flow's client. Nothing to do for other descriptors."""
+        """What ICMP said of packets to peers goes to whose they were. Nothing to do for other descriptors."""
         if fd not in self._open:
             return
-        flow, relay = self._open[fd]
+        relay, decide = self._open[fd]
         for error in read_icmp_errors(relay):
-            output = self._forwarder.from_icmp(flow, error.peer, error.icmp_type, error.code, error.info, now)
+            output = decide(error.peer, error.icmp_type, error.code, error.info, now)
             if output is not None:
                 self._send(output)
 

@@ -14,7 +14,9 @@ from ipaddress import IPv4Network, IPv6Network
 import attrs
 import trio
 
-from tavern.addresses import IPAddress, SocketAddress
+from tavern.addresses import IPAddress, SocketAddress, parse_address
+from tavern.errors import StartupError
+from tavern.logs import log_event
 from tavern.relay.addresses import interface_addresses
 from tavern.relay.data_path import DataPath, DataPathStatistics
 from tavern.relay.data_paths import DataPathChoice, choose_data_path, open_data_path
@@ -31,6 +33,7 @@ from tavern.turn.drops import Drop
 from tavern.turn.five_tuple import FiveTuple
 from tavern.turn.flows import Traffic
 from tavern.turn.server import TurnConfig, TurnServer
+from tavern.turn.shared_ports import SharedPortsMode
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +71,9 @@ class RelayConfig:
     address_quota: int
     """Relayed addresses per client address."""
     max_allocations: int
-    """In all: each holds a file descriptor."""
+    """In all that have a port of their own: each holds a file descriptor."""
+    shared_ports: SharedPortsMode = SharedPortsMode.NEVER
+    """When allocations share ports."""
     max_permissions: int
     """Per allocation."""
     max_channels: int
@@ -152,6 +157,7 @@ class Relay:
                 user_quota=config.user_quota,
                 address_quota=config.address_quota,
                 max_allocations=config.max_allocations,
+                shared_ports=config.shared_ports,
                 max_permissions=config.max_permissions,
                 max_channels=config.max_channels,
                 unauthenticated_rate=config.unauthenticated_rate,
@@ -176,8 +182,8 @@ class Relay:
     ) -> None:
         """Listens, tells `task_status` the addresses, relays until cancelled. Takes `listeners` over, or opens its own.
 
-        StartupError, before that, if a listener cannot be opened. What crashes the data path's thread is raised here.
-        However it ends, the thread is joined and every socket closed.
+        StartupError, before that, if a listener or the shared ports cannot be opened. What crashes the data path's
+        thread is raised here. However it ends, the thread is joined and every socket closed.
         """
         if listeners is None:
             listeners = open_listeners(self._config.hosts, self._config.port)
@@ -200,6 +206,7 @@ class Relay:
         try:
             self._execute(self._server.set_local_addresses(self._local_addresses))
             self._server.set_listeners(frozenset(listener.address for listener in listeners))
+            self._open_shared(data_path)
             self._usage.enforce()
             data_path.start()
             async with trio.open_nursery() as nursery:
@@ -212,6 +219,31 @@ class Relay:
         finally:
             await data_path.stop()
             await self._usage.close()
+
+    def _open_shared(self, data_path: DataPath) -> None:
+        planned = self._server.shared_addresses
+        for address in planned:
+            try:
+                relay = self._bind(address, shared=True)
+                try:
+                    data_path.open_shared(address, relay)
+                except OSError:
+                    relay.close()
+                    raise
+            except OSError:
+                self._server.shared_failed(address)
+        skipped = len(planned) - len(self._server.shared_addresses)
+        if skipped == len(planned) and self._config.shared_ports is SharedPortsMode.ALWAYS:
+            raise StartupError(
+                f"none of the shared relay ports {planned[0][1]} to {planned[-1][1]} can be opened (UDP): set "
+                "TAVERN_TURN_MIN_PORT and TAVERN_TURN_MAX_PORT to ports that no other program has"
+            )
+        if skipped:
+            log_event(_log, logging.WARNING, "shared-ports-skipped", skipped=skipped, of=len(planned))
+
+    def _bind(self, address: SocketAddress, *, shared: bool) -> socket.socket:
+        host = parse_address(address[0])
+        return open_relay_socket(family_of(host), address[1], host, self._local_addresses, shared=shared)
 
     async def serve_stream(self, stream: trio.abc.Stream, first: bytes, five_tuple: FiveTuple) -> None:
         """Serves a client over TCP or TLS while `run` runs; see StreamServer.serve."""
@@ -333,7 +365,8 @@ class Relay:
                 queue.extendleft(reversed(self._open_relay(effect)))
             elif isinstance(effect, AddFlow | AddRelayedAddress):
                 family = socket.AF_INET6 if ":" in effect.relayed_address[0] else socket.AF_INET
-                self._data_path.add_relay(effect, self._opened.pop((effect.flow_id, family)))
+                relay = None if effect.shared else self._opened.pop((effect.flow_id, family))
+                self._data_path.add_relay(effect, relay)
             else:
                 self._data_path.submit(effect)
 
@@ -341,7 +374,7 @@ class Relay:
         assert self._data_path is not None
         advertised = self._advertised[AddressFamily(effect.family)]
         try:
-            relay = open_relay_socket(effect.family, effect.port, advertised, self._local_addresses)
+            relay = self._bind((str(advertised), effect.port), shared=False)
             try:
                 self._data_path.watch(relay)
             except OSError:

@@ -25,6 +25,7 @@ _MTU_DISCOVER = {socket.AF_INET: (socket.IPPROTO_IP, 10), socket.AF_INET6: (sock
 _PMTUDISC_WANT, _PMTUDISC_PROBE, _PMTUDISC_OMIT = 1, 3, 5
 _LISTENER_BUFFER = 4 << 20  # bytes: 20 ms of 100,000 packets/s, as the kernel counts them; all clients share it
 _RELAY_BUFFER = 256 << 10  # bytes: a burst of some 300 packets to one client
+_SHARED_BUFFER = 1 << 20  # of a port that many share; 64 of them, all full, are 64 MB
 _NO_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 _EVERYWHERE = ("0.0.0.0", "::")
 _SAME_PORT_TRIES = 16  # a free port of one family may be taken in the other; only with port 0, in tests
@@ -113,11 +114,11 @@ def _explain(host: str, port: int, error: OSError) -> str:
 
 
 def open_relay_socket(
-    family: AddressFamily, port: int, advertised: IPAddress, local: frozenset[IPAddress]
+    family: AddressFamily, port: int, advertised: IPAddress, local: frozenset[IPAddress], *, shared: bool = False
 ) -> socket.socket:
     """A non-blocking UDP socket on `port`, of the advertised address where this machine has it, else of all.
 
-    OSError if it cannot be bound. The caller closes it.
+    `shared`: packets to many clients come to it. OSError if it cannot be bound. The caller closes it.
     """
     assert family_of(advertised) is family
     ipv6 = family is AddressFamily.IPV6
@@ -128,7 +129,7 @@ def open_relay_socket(
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         _allow_fragments(sock)
         report_icmp_errors(sock)
-        _size_buffer(sock, _RELAY_BUFFER)
+        _size_buffer(sock, _SHARED_BUFFER if shared else _RELAY_BUFFER)
         everywhere = "::" if ipv6 else "0.0.0.0"
         sock.bind((str(advertised) if advertised in local else everywhere, port))
     except BaseException:

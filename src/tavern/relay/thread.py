@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable
 
 import trio
 
+from tavern.addresses import SocketAddress
 from tavern.relay.control_queue import ControlPacket, ControlQueue
 from tavern.relay.data_path import DataPathStatistics
 from tavern.relay.endpoints import AddRelay, Endpoint, UdpClient
@@ -34,6 +35,7 @@ from tavern.turn.commands import (
     BindChannel,
     CloseClient,
     Command,
+    LearnPeer,
     RemoveFlow,
     RemoveRelayedAddress,
     RevokePermission,
@@ -94,6 +96,11 @@ class PythonDataPath:
 
     # Control side: all of these run in trio's thread
 
+    def open_shared(self, address: SocketAddress, relay_socket: socket.socket) -> None:
+        """See DataPath."""
+        self.watch(relay_socket)
+        self._handlers[relay_socket.fileno()] = self._relays.open_shared(address, relay_socket)
+
     def start(self) -> None:
         """See DataPath."""
         self._thread.start()
@@ -102,7 +109,7 @@ class PythonDataPath:
         """See DataPath. Not left to the thread, where an error would end it for everybody."""
         self._epoll.register(relay_socket.fileno(), select.EPOLLIN)
 
-    def add_relay(self, command: AddFlow | AddRelayedAddress, relay_socket: socket.socket) -> None:
+    def add_relay(self, command: AddFlow | AddRelayedAddress, relay_socket: socket.socket | None) -> None:
         """See DataPath."""
         link = self._streams.find(command.five_tuple) if isinstance(command, AddFlow) else None
         self._command(AddRelay(command, relay_socket, link))
@@ -125,8 +132,8 @@ class PythonDataPath:
     def statistics(self) -> DataPathStatistics:
         """See DataPath."""
         drops = dict(self._forwarder.drops)
-        lost = sum(dropped_packets(listener.sock) for listener in self._listeners)
-        drops[Drop.RECEIVE_BUFFER_FULL] += lost + self._closed_drops
+        kept = [*(listener.sock for listener in self._listeners), *self._relays.shared]
+        drops[Drop.RECEIVE_BUFFER_FULL] += sum(map(dropped_packets, kept)) + self._closed_drops
         drops[Drop.CONTROL_QUEUE_FULL] += self._control.dropped
         with self._counting:
             traffic = self._forwarder.traffic()
@@ -168,8 +175,10 @@ class PythonDataPath:
             for relay in flow.handle.relays:
                 relay.close()
         for command in self._commands:
-            if isinstance(command, AddRelay):
+            if isinstance(command, AddRelay) and command.relay is not None:
                 command.relay.close()
+        for relay in self._relays.shared:
+            relay.close()
         for listener in self._listeners:
             listener.sock.close()
         self._epoll.close()
@@ -315,6 +324,8 @@ class PythonDataPath:
                 self._forwarder.revoke_permission(command)
             elif isinstance(command, SetTransfer):
                 self._forwarder.set_transfer(command)
+            elif isinstance(command, LearnPeer):
+                self._forwarder.learn_peer(command)
             else:
                 assert isinstance(command, UnbindChannel), command
                 self._forwarder.unbind_channel(command)
@@ -330,17 +341,20 @@ class PythonDataPath:
                 self._relays.send_unfragmented(output)
 
     def _add_relay(self, new: AddRelay) -> None:
-        command, relay = new.command, new.relay
+        command = new.command
+        relay = self._relays.shared_at(command.relayed_address) if new.relay is None else new.relay
         if isinstance(command, AddFlow):
             flow = self._add_flow(command, relay, new.link)
         else:
             known = self._forwarder.add_relayed_address(command)
             if known is None:
-                relay.close()
+                if new.relay is not None:
+                    relay.close()
                 return
             known.handle.add(relay)
             flow = known
-        self._handlers[relay.fileno()] = self._relays.add(flow, relay)
+        if new.relay is not None:
+            self._handlers[relay.fileno()] = self._relays.add(flow, relay)
 
     def _add_flow(self, command: AddFlow, relay: socket.socket, link: PythonStreamLink | None) -> Flow[Endpoint]:
         way: UdpClient | PythonStreamLink
@@ -369,6 +383,8 @@ class PythonDataPath:
             self._close_relay(flow.handle.remove(family))
 
     def _close_relay(self, relay: socket.socket) -> None:
+        if relay in self._relays.shared:
+            return
         self._closed_drops += dropped_packets(relay)
         self._epoll.unregister(relay.fileno())
         del self._handlers[relay.fileno()]
