@@ -102,6 +102,7 @@ def test_values_are_read(variable: str, value: str, attribute: str, parsed: obje
         ("TAVERN_DOMAIN", "ff02::1", "can reach"),
         ("TAVERN_DOMAIN", "255.255.255.255", "can reach"),
         ("TAVERN_TURN_MIN_PORT", "80", "1024 to 65535"),
+        ("TAVERN_TURN_SHARED_PORTS", "on", "auto, always, never"),
         ("TAVERN_EXTERNAL_IP", "1.2.3.4,5.6.7.8", "one IPv4 address"),
         ("TAVERN_EXTERNAL_IP", "0.0.0.0", "clients can send to"),
         ("TAVERN_EXTERNAL_IP", "255.255.255.255", "clients can send to"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tavern.addresses import IPAddress, SocketAddress, format_socket_address
 from tavern.config import DEV_SECRET, Settings
 from tavern.listening import Listening, addresses
-from tavern.startup import Decisions, running_as_root
+from tavern.startup import Decisions, running_as_root, shared_relay_ports
 
 _ANYWHERE = ("0.0.0.0", "::")
 
@@ -22,11 +22,20 @@ def announcement(settings: Settings, decisions: Decisions, listening: Listening)
     yield f"  STUN and TURN    {_where(tuple(listener.address for listener in listening.udp))} (UDP, TCP)"
     if listening.turn_tls:
         yield f"  TURN over TLS    {_where(addresses(listening.turn_tls))} (TCP)"
-    yield f"  relay ports      {settings.turn_min_port}-{settings.turn_max_port} (UDP)"
+    yield f"  relay ports      {_relay_ports(settings)}"
     yield f"  relay address    {', '.join(map(str, decisions.advertised_addresses))}"
     yield f"  taverns kept in  {decisions.db_path or 'memory'}"
     for warning in _warnings(settings, decisions):
         yield f"  warning: {warning}"
+
+
+def _relay_ports(settings: Settings) -> str:
+    ports = f"{settings.turn_min_port}-{settings.turn_max_port} (UDP"
+    shared = shared_relay_ports(settings)
+    if not shared:
+        return f"{ports})"
+    when = "by all" if settings.turn_shared_ports == "always" else "once the others are taken"
+    return f"{ports}; shared {when}: {shared[0]}-{shared[-1]})"
 
 
 def _page_url(settings: Settings, http: tuple[SocketAddress, ...]) -> str:

@@ -29,6 +29,7 @@ from tavern.store.base import Store
 from tavern.store.memory import MemoryStore
 from tavern.store.sqlite import open_sqlite_store
 from tavern.turn.budget import GB
+from tavern.turn.shared_ports import SharedPortsMode
 from tavern.web.asgi import Health, make_app
 from tavern.web.door import Door
 from tavern.web.websocket import WebSocketLimits
@@ -240,6 +241,7 @@ def _relay_config(settings: Settings, decisions: Decisions) -> RelayConfig:
         user_quota=settings.turn_user_quota,
         address_quota=settings.turn_address_quota,
         max_allocations=decisions.max_allocations,
+        shared_ports=SharedPortsMode(settings.turn_shared_ports),
         max_permissions=settings.turn_max_permissions,
         max_channels=settings.turn_max_channels,
         unauthenticated_rate=settings.turn_401_rate,

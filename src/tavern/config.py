@@ -26,6 +26,7 @@ from tavern.setting_values import IPNetwork, Parser
 DEV_SECRET = "tavern-dev-secret"  # noqa: S105  public on purpose: clients in people's hands carry it in their code
 StoreKind = Literal["sqlite", "memory"]
 DataPathKind = Literal["auto", "native", "python"]
+SharedPorts = Literal["auto", "always", "never"]
 LogLevel = Literal["trace", "debug", "info", "warn", "error"]
 
 SECRETS = frozenset({"TAVERN_TURN_SECRET", "TAVERN_TURN_PREVIOUS_SECRET"})
@@ -90,6 +91,12 @@ class Settings:
     )
     turn_min_port: int = _setting("TAVERN_TURN_MIN_PORT", 49152, values.integer(1024, 65535), "first relay port")
     turn_max_port: int = _setting("TAVERN_TURN_MAX_PORT", 65535, values.integer(1024, 65535), "last relay port")
+    turn_shared_ports: SharedPorts = _setting(
+        "TAVERN_TURN_SHARED_PORTS",
+        "auto",
+        values.one_of("auto", "always", "never"),
+        "whether relay allocations share ports (auto: when the rest is taken)",
+    )
     external_addresses: tuple[IPAddress, ...] = _setting(
         "TAVERN_EXTERNAL_IP",
         (),

@@ -18,6 +18,7 @@ from tavern.errors import StartupError
 from tavern.relay.addresses import primary_ipv4, primary_ipv6
 from tavern.store.secret import load_or_create_secret
 from tavern.store.sqlite import refuse_no_file
+from tavern.turn.shared_ports import SharedPortsMode, shared_range
 from tavern.web.tls import ServerCertificate
 
 DNS_TIMEOUT_S = 5.0
@@ -50,7 +51,7 @@ async def decide(settings: Settings, environment: Mapping[str, str]) -> Decision
     certificate = server_certificate(settings)
     turn_secrets = _turn_secrets(settings, db_path, environment)
     advertised, warnings = await advertised_addresses(settings)
-    descriptors = raise_descriptor_limit() - _RESERVED_DESCRIPTORS
+    descriptors = raise_descriptor_limit() - _RESERVED_DESCRIPTORS - len(shared_relay_ports(settings)) * len(advertised)
     return Decisions(
         turn_secrets=turn_secrets,
         static_credentials=settings.turn_rest and any(_operators_secrets(settings)),
@@ -62,6 +63,12 @@ async def decide(settings: Settings, environment: Mapping[str, str]) -> Decision
         max_allocations=max(descriptors // 2, 16),
         warnings=warnings,
     )
+
+
+def shared_relay_ports(settings: Settings) -> range:
+    """The ones that allocations share, of which each has a socket for each family from the start."""
+    mode = SharedPortsMode(settings.turn_shared_ports)
+    return shared_range(mode, settings.turn_min_port, settings.turn_max_port)
 
 
 def _operators_secrets(settings: Settings) -> tuple[str, ...]:
