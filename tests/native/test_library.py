@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
-from pathlib import Path
-
-import tavern.relay
-from tests.prerequisites import lacking
+from tavern.relay.native.library import ABI, load_library
+from tests.prerequisites import native_or_skip
 
 
 def test_it_loads_and_says_its_version() -> None:
-    library = Path(tavern.relay.__file__).with_name("native") / "libtavernrelay.so"
-    if not library.exists():
-        lacking(f"{library} was not compiled: TAVERN_NATIVE=require pip install, or python hatch_build.py")
-    assert ctypes.CDLL(str(library)).tavern_relay_abi() >= 0
+    native_or_skip()
+    assert load_library().tavern_abi() == ABI

@@ -15,6 +15,7 @@ import pytest
 import trio
 
 from tavern.addresses import SocketAddress
+from tavern.relay.data_paths import DataPathName
 from tavern.relay.service import Relay, RelayConfig
 from tavern.store.base import Store
 from tavern.stun.attributes import decode_xor_address, encode_xor_address
@@ -87,11 +88,12 @@ async def start(
 
 
 @pytest.fixture(params=["native", "python"])
-def data_path(request: pytest.FixtureRequest) -> str:
+def data_path(request: pytest.FixtureRequest) -> DataPathName:
     """Which implementation runs: what a test says holds for both."""
-    if request.param == "native":
+    name: DataPathName = request.param
+    if name == "native":
         native_or_skip()
-    return str(request.param)
+    return name
 
 
 @pytest.fixture
@@ -108,7 +110,7 @@ def start_native() -> Start:
 
 
 @pytest.fixture
-def start_relay(data_path: str) -> Start:
+def start_relay(data_path: DataPathName) -> Start:
     return partial(start, data_path=data_path)
 
 

@@ -12,8 +12,8 @@ from tavern.turn.commands import AddFlow, BindChannel, LearnPeer, RemoveFlow, Se
 from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.flows import Flow
 from tavern.turn.forwarding import Forwarder, Unfragmented
-from tests.twin import make_forwarder
 from tavern.turn.indications import SockAddr
+from tests.twin import make_forwarder
 
 RELAY = "198.51.100.1"
 RELAY_6 = "2001:db8::1"

@@ -232,6 +232,12 @@ EXPORT size_t tavern_take_events(struct data_path *path, uint8_t *to, size_t roo
     return records_take_some(&path->streams.events, to, room);
 }
 
+static void add_port_drops(struct node *node, void *context)
+{
+    uint64_t *drops = context;
+    drops[DROP_RECEIVE_BUFFER_FULL] += kernel_drops(CONTAINER(node, struct port, node)->fd);
+}
+
 EXPORT void tavern_statistics(struct data_path *path, struct traffic *traffic, uint64_t *drops)
 {
     *traffic = path->core->traffic;
@@ -240,4 +246,5 @@ EXPORT void tavern_statistics(struct data_path *path, struct traffic *traffic, u
     drops[DROP_RECEIVE_BUFFER_FULL] += path->closed_drops;
     for (uint32_t at = 0; at < path->listener_count; at++)
         drops[DROP_RECEIVE_BUFFER_FULL] += kernel_drops(path->listeners[at].fd);
+    map_each(&path->core->ports, add_port_drops, drops); /* which nobody changes while the thread runs */
 }
