@@ -75,7 +75,7 @@ def _options(given: argparse.Namespace) -> Options:
         parts,
         given.rounds or 1,
         given.seconds or 0.1,
-        sizes=(1, 10, 40),
+        sizes=(1, 10),
         allocations=60,
         held=(50, 150),
         idle=60,

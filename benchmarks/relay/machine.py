@@ -13,8 +13,11 @@ from pathlib import Path
 
 import attrs
 
+import tavern
+
 WANTED_DESCRIPTORS = 65536
 FIRST_RELAY_PORT = 10_000
+_ROOT = Path(__file__).parents[2]
 _SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
@@ -90,7 +93,7 @@ def describe(coturn_version: str | None) -> list[tuple[str, str]]:
         ("Kernel", f"{platform.system()} {platform.release()} {platform.machine()}"),
         ("Python", f"{platform.python_implementation()} {platform.python_version()}"),
         ("coturn", coturn_version or "not installed"),
-        ("Checkout", _revision()),
+        ("Tavern", _tavern()),
         ("Date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
     ]
 
@@ -103,8 +106,14 @@ def _cpu_model() -> str:
     return platform.machine()
 
 
+def _tavern() -> str:
+    """Which one was measured: this interpreter's, which may be another one than the checkout's."""
+    in_checkout = Path(tavern.__file__).is_relative_to(_ROOT / "src")
+    return f"{tavern.__version__}, {'from' if in_checkout else 'as installed, beside'} checkout {_revision()}"
+
+
 def _revision() -> str:
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--tags"]
+    command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--tags"]
     try:
         done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

@@ -138,7 +138,6 @@ def _tavern_environment(name: ServerName, ports: range) -> dict[str, str]:
         "TAVERN_TURN_401_RATE": _PLENTY,
         "TAVERN_TURN_DATA_PATH": "python" if name == "python" else "native",
         "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, (f"{_ROOT}/src", os.environ.get("PYTHONPATH")))),
     }
     if name == "native-shared":
         settings["TAVERN_TURN_SHARED_PORTS"] = "always"
