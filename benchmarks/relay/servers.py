@@ -92,9 +92,7 @@ def running(
         module = ["tavern", "serve"] if busy_ms is None else ["benchmarks.relay.busy_server", *map(str, busy_ms)]
         command, environment, port = [sys.executable, "-m", *module], _tavern_environment(name, ports), None
     with pinned(cpus):
-        process = subprocess.Popen(
-            command, env=environment, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        process = _start(name, command, environment)
     output = _Output(process)
     try:
         up_port = output.wait_for_port(name) if port is None else _wait_for_coturn(process, port)
@@ -102,6 +100,15 @@ def running(
     finally:
         _end(process)
         output.close()
+
+
+def _start(name: ServerName, command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+    try:
+        return subprocess.Popen(
+            command, env=environment, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+    except OSError as error:
+        raise ServerFailed(f"{name} does not start: {error}") from None
 
 
 def _coturn(ports: range) -> tuple[Sequence[str], dict[str, str], int]:
