@@ -151,7 +151,7 @@ class Bench:
         self.figures.tallies[measure, load.server.name].add(counts)
         if counts.delivered == 0:
             raise ServerFailed(f"{load.server.name} delivered none of {counts.sent} packets ({measure})")
-        share = cpu_s / counts.elapsed_ns * 1e9
+        share = cpu_s / max(counts.elapsed_ns, 1) * 1e9
         if not packets_per_s:
             self.figures.add(f"share-{measure}", load.server.name, self.round_number, share)
         more = f"   (server busy {share:4.0%}"

@@ -101,7 +101,8 @@ def measure_allocations(bench: Bench) -> None:
             before_s = server.cpu_s()
             result = load.request(Step.ALLOCATE)
             cpu_s = server.cpu_s() - before_s
-            bench.record("allocations", load, result.done / result.elapsed_ns * 1e9, "/s")
+            busy = f"   (server busy {cpu_s / result.elapsed_ns * 1e9:4.0%})"
+            bench.record("allocations", load, result.done / result.elapsed_ns * 1e9, "/s", busy)
             bench.record("allocation-cpu", load, cpu_s / result.done * 1e6, "us")
             load.request(Step.REFRESH_ZERO)
 

@@ -11,9 +11,10 @@
 #include <unistd.h>
 
 enum { BURST = 32, MAX_EVENTS = 64 };
-static const uint64_t LOST_AFTER_NS = 100 * 1000000ull;
-static const uint64_t LATE_AFTER_NS = 300 * 1000000ull; /* at the end of a run, when nothing more is sent */
-static const uint64_t STUCK_AFTER_NS = 2 * 1000000ull; /* the oldest may be lost while others have arrived */
+static const uint64_t STUCK_AFTER_NS = 2 * 1000000ull;      /* the oldest may be lost while others have arrived */
+static const uint64_t OVERTAKEN_AFTER_NS = 20 * 1000000ull; /* so it is, if others are there for so long */
+static const uint64_t LOST_AFTER_NS = 500 * 1000000ull;     /* a server on a busy machine may not run for a while */
+static const uint64_t LATE_AFTER_NS = 300 * 1000000ull;     /* at the end of a run, when nothing more is sent */
 
 /* Which packets are on their way, the oldest first. */
 struct order {
@@ -33,11 +34,42 @@ static void order_put(struct order *order, uint32_t first, uint32_t count, uint3
         order->lanes[order->put++ % order->capacity] = (first + i) % lane_count;
 }
 
-static void give_up(struct run *run, struct order *order) {
+static struct lane *oldest(struct run *run, const struct order *order) {
+    return &run->lanes[order->lanes[order->taken % order->capacity]];
+}
+
+static int is_overtaken(const struct run *run, const struct order *order) {
+    for (uint64_t i = order->taken + 1; i < order->put; i++)
+        if (run->lanes[order->lanes[i % order->capacity]].arrived > 0)
+            return 1;
+    return 0;
+}
+
+static void give_up_oldest(struct run *run, struct order *order) {
+    struct lane *lane = oldest(run, order);
+    order->taken++;
+    if (lane->outstanding > 0) {
+        lane->outstanding--;
+        run->in_flight--;
+    }
+}
+
+static void give_up_all(struct run *run, struct order *order, uint64_t now) {
     for (uint32_t i = 0; i < run->lane_count; i++)
         run->lanes[i].outstanding = run->lanes[i].arrived = 0;
     run->in_flight = 0;
     order->taken = order->put;
+    order->progress_at_ns = now;
+}
+
+static void look_elsewhere(struct run *run, struct order *order, uint64_t now) {
+    uint64_t stuck_ns = now - order->progress_at_ns;
+    if (stuck_ns < STUCK_AFTER_NS || run_sweep(run) > 0)
+        return;
+    if (stuck_ns > OVERTAKEN_AFTER_NS && is_overtaken(run, order))
+        give_up_oldest(run, order);
+    else if (stuck_ns > LOST_AFTER_NS)
+        give_up_all(run, order, now);
 }
 
 /* Takes what has arrived of the oldest packets, without asking the kernel to watch thousands of sockets: that would be
@@ -45,19 +77,17 @@ static void give_up(struct run *run, struct order *order) {
 static void take_oldest(struct run *run, struct order *order, uint64_t now) {
     int progress = 0;
     while (order->taken < order->put) {
-        struct lane *lane = &run->lanes[order->lanes[order->taken % order->capacity]];
+        struct lane *lane = oldest(run, order);
         if (lane->arrived == 0 && (run_receive(run, lane) == 0 || lane->arrived == 0))
             break;
         lane->arrived--;
         order->taken++;
         progress = 1;
     }
-    if (progress || order->taken == order->put) {
+    if (progress || order->taken == order->put)
         order->progress_at_ns = now;
-    } else if (now - order->progress_at_ns > STUCK_AFTER_NS) {
-        if (run_sweep(run) == 0 && now - order->progress_at_ns > LOST_AFTER_NS)
-            give_up(run, order);
-    }
+    else
+        look_elsewhere(run, order, now);
 }
 
 static int has_room(const struct order *order, uint32_t count) {
@@ -76,7 +106,7 @@ static void full_speed(struct run *run, struct order *order, const struct talk *
         take_oldest(run, order, now);
         now = now_ns();
     }
-    run->counts->elapsed_ns = now - started;
+    run->counts->elapsed_ns = order->progress_at_ns - started;
 }
 
 static void sleep_until(int epoll, uint64_t at) {
@@ -111,7 +141,7 @@ static void paced(struct run *run, struct order *order, const struct talk *talk,
             sleep_until(epoll, now < end ? due : now + interval);
         now = now_ns();
     }
-    run->counts->elapsed_ns = now - started;
+    run->counts->elapsed_ns = order->progress_at_ns - started;
 }
 
 static int watch(const struct run *run) {
