@@ -30,12 +30,12 @@ def announcement(settings: Settings, decisions: Decisions, listening: Listening)
 
 
 def _relay_ports(settings: Settings) -> str:
-    ports = f"{settings.turn_min_port}-{settings.turn_max_port} (UDP"
+    ports = f"{settings.turn_min_port}-{settings.turn_max_port} (UDP)"
     shared = shared_relay_ports(settings)
     if not shared:
-        return f"{ports})"
+        return ports
     when = "by all" if settings.turn_shared_ports == "always" else "once the others are taken"
-    return f"{ports}; shared {when}: {shared[0]}-{shared[-1]})"
+    return f"{ports}; {shared[0]}-{shared[-1]} are shared {when}"
 
 
 def _page_url(settings: Settings, http: tuple[SocketAddress, ...]) -> str:

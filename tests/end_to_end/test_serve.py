@@ -74,7 +74,7 @@ def test_serve_says_what_is_open_where(server: RunningServer) -> None:
     said = "".join(server.lines)
     assert f"Tavern is open at http://localhost:{server.http_port}/" in said
     assert f"0.0.0.0:{server.turn_port}" in said
-    assert "50000-59999 (UDP)" in said
+    assert "50000-59999 (UDP); 59936-59999 are shared once the others are taken" in said
     assert "relay address" in said
     assert "taverns kept in  memory" in said
     assert "warning: browsers give a microphone only to https pages" in said

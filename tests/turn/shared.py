@@ -43,7 +43,7 @@ class Person:
 
     def permit(self, *hosts: str, until: float = 300.0, claimed: bool = False) -> None:
         for host in hosts:
-            ours = host in (RELAY, RELAY_6) and not self.world.own_hosts_allowed
+            ours = self.world.is_relayed_only(host)
             self.world.forwarder.set_permission(
                 SetPermission(self.flow.id, host, until, relayed_only=ours, own=ours, claimed=claimed)
             )
@@ -52,7 +52,8 @@ class Person:
         self.world.forwarder.learn_peer(LearnPeer(self.flow.id, peer))
 
     def bind(self, peer: tuple[str, int], number: int = 0x4000, until: float = 600.0) -> None:
-        self.world.forwarder.bind_channel(BindChannel(self.flow.id, number, peer, until, relayed_only=False))
+        ours = self.world.is_relayed_only(peer[0])
+        self.world.forwarder.bind_channel(BindChannel(self.flow.id, number, peer, until, relayed_only=ours))
 
     def indicate(self, peer: SockAddr, payload: bytes) -> str | None:
         """Sends it; what becomes of it (see `said`)."""
@@ -96,6 +97,10 @@ class Shared:
 
     def arrives(self, peer: SockAddr, payload: bytes = b"media", at: SockAddr = P1) -> str | None:
         return self.said(self.forwarder.from_shared(at, payload, peer, self.now))
+
+    def is_relayed_only(self, host: str) -> bool:
+        """As the control side judges."""
+        return host in (RELAY, RELAY_6) and not self.own_hosts_allowed
 
     def remove(self, person: Person) -> None:
         assert self.forwarder.remove_flow(RemoveFlow(person.flow.id)) is person.flow
