@@ -27,6 +27,7 @@ from tavern.turn.flows import Flow, sockaddr_of
 from tavern.turn.forwarding import CONTROL, Reply, Unfragmented
 from tavern.turn.indications import SockAddr
 from tavern.turn.metering import Meter
+from tavern.turn.shared_ports import SharedPortsMode
 from tests.fuzz.calls import Calls
 from tests.fuzz.peers import KERNELS_OWN, OWN, Networks, is_forbidden
 from tests.turn.conftest import SERVER, World
@@ -47,6 +48,8 @@ VARIANTS: tuple[dict[str, Any], ...] = (
     {"allow_peers": tuple(map(ip_network, ("10.0.0.0/8", *OWN)))},
     {"deny_peers": tuple(map(ip_network, ("9.9.2.1", "2001:4860::/32", OWN[0])))},
     LITTLE,
+    {"shared_ports": SharedPortsMode.ALWAYS, "max_relay_port": 50001},
+    {"shared_ports": SharedPortsMode.AUTO, "max_relay_port": 50003, "allow_peers": tuple(map(ip_network, OWN))},
 )
 
 
@@ -83,6 +86,7 @@ class FuzzedRelay:
         self.is_limited = settings is LITTLE
         """A rate may drop what everything else allows."""
         if self.is_limited:
+            assert not self.world.server.shared_addresses
             self.world.forwarder = make_forwarder(frozenset(OWN), lambda: 0, frozenset({SERVER[1]}), Meter(1000, 3000))
         self.world.kernels_own.add(ip_address(KERNELS_OWN))
         hosts = ("9.9.1.1", "9.9.1.2", "9.9.1.3")
@@ -250,6 +254,8 @@ class FuzzedRelay:
         self.reached.add("sent to a peer" if peer is not None else "handed over")
         if peer is None:
             assert flow is not own, "handed over to who sent it"
+            if flow.is_shared or own.is_shared:
+                self.reached.add("handed over at a shared port")
             assert self.calls.together(sender.session, self.session_of(flow)), "handed over to a stranger"
             return
         assert flow is own
@@ -284,10 +290,13 @@ class FuzzedRelay:
         """Every port is held by who has it; the data path knows of every allocation what the server does."""
         world, table, now = self.world, self.world.server.allocations, self.world.now
         for family in AddressFamily:
-            held = [one.relayed[family].address[1] for one in table if family in one.relayed]
-            held += [one.port for one in table.reservations if one.family is family]
+            relayed = [one.relayed[family] for one in table if family in one.relayed]
+            held = [one.address[1] for one in relayed if one.shared is None]
+            reserved = [one.port for one in table.reservations if one.family is family]
+            held += reserved
             assert len(held) == len(set(held))
             assert table.ports[family].taken == set(held), "a port is leaked"
+            assert table.shared[family].count == len(relayed) - (len(held) - len(reserved)), "a place is leaked"
         assert not world.server._handler.allocate._pending
         flows = {flow.id: flow for flow in world.forwarder}
         assert flows.keys() == {one.id for one in table}
@@ -307,10 +316,31 @@ class FuzzedRelay:
                 assert beyond <= self.calls.reachable(session) | {*OWN}, "what led to who left is not withdrawn"
             bound = {number: (sockaddr_of(held.peer), held.expires_at) for number, held in one.channels.items()}
             used = {number: (peer.address, peer.channel_expires_at) for number, peer in flow.channels.items()}
-            assert bound == used
+            if flow.is_shared:  # there another flow may own what the control side, which sees no packets, granted
+                assert used.items() <= bound.items()
+            else:
+                assert bound == used
             assert table.held_by(one.quota_key) <= QUOTA
+        self._agree_on_peers()
         deadline = world.server.next_deadline()
         assert deadline is None or deadline > now - 30
+
+    def _agree_on_peers(self) -> None:
+        """An exact peer at a shared port is one flow's, and one allocation's, which name it."""
+        for port in self.world.forwarder._shared.values():
+            for address, owner in port.owners.items():
+                assert port.flows[owner.id] is owner
+                assert address in owner.peers
+        allocations = {one.id: one for one in self.world.server.allocations}
+        for ports in self.world.server.allocations.shared.values():
+            for address in ports.addresses:
+                shared = ports.find(address)
+                assert shared is not None
+                for (host, number), owner_id in shared.owners.items():
+                    one = allocations[owner_id]
+                    permission = one.permissions.get(ip_address(host))
+                    named = permission is not None and number in permission.exact_ports
+                    assert named or (host, number) in one.channel_of
 
     def clients(self) -> set[FiveTuple]:
         return {one.five_tuple for one in self.world.server.allocations}

@@ -55,6 +55,7 @@ def test_the_turn_target_reaches_what_it_is_for() -> None:
         "sent to a peer",
         "handed over",
         "sent to a client",
+        "came to a shared port",
     }
 
 

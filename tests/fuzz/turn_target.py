@@ -14,6 +14,7 @@ from tests.fuzz.choices import Choices
 from tests.fuzz.peers import HOSTS, OWN, PORTS
 from tests.fuzz.relay import BINDING_REQUEST, TURN_METHODS, VARIANTS, FuzzedRelay, Sender, is_message
 from tests.turn.conftest import SERVER
+from tests.turn.shared import check
 
 MOST_STEPS = 40
 NUMBERS = (0x4000, 0x4001, 0x4002, 0x7FFF, 0x8000, 0x3FFF)
@@ -21,7 +22,8 @@ GROUPS = (None, "one room", "another room")
 # What shows that a peer is in the call; the answer does after a check of the client.
 PROOFS = (BINDING_REQUEST, encode(Method.BINDING, MessageClass.SUCCESS, bytes(12), integrity_key=b"ben"))
 UNSIGNED_ANSWER = encode(Method.BINDING, MessageClass.SUCCESS, bytes(12))  # public STUN servers answer everybody
-PAYLOADS = (b"", b"media", *PROOFS, UNSIGNED_ANSWER, bytes(1200))
+CHECKS = tuple(check(asked, own) for asked in ("a", "b") for own in ("a", "b"))
+PAYLOADS = (b"", b"media", *PROOFS, *CHECKS, UNSIGNED_ANSWER, bytes(1200))
 
 
 class TurnTarget(FuzzedRelay):
@@ -42,6 +44,7 @@ class TurnTarget(FuzzedRelay):
             self.signed,
             self.data,
             self.data,
+            self.meet,
             self.from_peer,
             self.unproven,
             self.raw,
@@ -145,14 +148,31 @@ class TurnTarget(FuzzedRelay):
             attributes.reverse()
         self.deliver(sender, encode(Method.SEND, MessageClass.INDICATION, transaction_id, attributes))
 
+    def meet(self) -> None:
+        """Two clients check each other at their relayed addresses, as agents do."""
+        one, other = self.choices.of(self.senders), self.choices.of(self.senders)
+        payload = self.choices.of(CHECKS)
+        for sender, target in ((one, other), (other, one), (one, other)):
+            allocation = self.world.server.allocations.find(target.five_tuple)
+            if allocation is None:
+                return
+            host, port = next(iter(allocation.relayed.values())).address
+            transaction_id = self.transaction_id()
+            peer = (AttributeType.XOR_PEER_ADDRESS, encode_xor_address(ip_address(host), port, transaction_id))
+            data = (AttributeType.DATA, payload)
+            self.deliver(sender, encode(Method.SEND, MessageClass.INDICATION, transaction_id, [peer, data]))
+
     def from_peer(self) -> None:
-        """A datagram at a relay socket."""
+        """A datagram at a relay socket, often of somebody who is known there."""
         flows = list(self.world.forwarder)
         if not flows:
             return
         flow = self.choices.of(flows)
         host = self._host()
         address = sockaddr_of((host, self._port(host)))
+        known = list(flow.peers)
+        if known and self.choices.byte() % 2:
+            address = self.choices.of(known)
         if self.choices.byte() > 220:
             icmp_type, code, mtu = self.choices.of((1, 2, 3, 11, 40)), self.choices.byte(), self.choices.number(4)
             said = self.world.forwarder.from_icmp(flow, address, icmp_type, code, mtu, self.world.now)
@@ -160,8 +180,15 @@ class TurnTarget(FuzzedRelay):
             return
         payload = self._payload()
         before = self.dropped()
-        output = self.world.forwarder.from_peer(flow, payload, address, self.world.now)
-        if payload in PROOFS and (output is not None or self.is_limited):
+        port = flow.shared_port(address)
+        if port is not None:
+            output = self.world.forwarder.from_shared(port.address, payload, address, self.world.now)
+            flow = flow if output is None else output[0]
+            assert output is None or port.flows[flow.id] is flow
+            self.reached.add("came to a shared port" if output is not None else "lost at a shared port")
+        else:
+            output = self.world.forwarder.from_peer(flow, payload, address, self.world.now)
+        if payload in (*PROOFS, *CHECKS) and (output is not None or self.is_limited):
             self.spoken.add((flow.id, address[0]))
         assert self.dropped() - before == (output is None)
         if output is None:
