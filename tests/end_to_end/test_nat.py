@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import trustme
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
-from tests.end_to_end.browser import IceChoice, Visitor, chromium, chromium_path, write_tone
+from tests.end_to_end.browser import IceChoice, Visitor
 from tests.end_to_end.foreign.calls import aiortc, talk
 from tests.end_to_end.foreign.signaled import Call, Place, Talk
+from tests.end_to_end.homes import SETTINGS, chromium_at_home, page_url, secured
 from tests.end_to_end.network import SERVER, Network, two_homes
 from tests.end_to_end.server import RunningServer, running_server
 
 pytestmark = pytest.mark.end_to_end
-
-SETTINGS = {"TAVERN_DOMAIN": SERVER, "TAVERN_EXTERNAL_IP": SERVER}
 
 
 @pytest.fixture
@@ -59,25 +55,14 @@ async def test_between_kinder_nats_nothing_is_missing_without_a_relay(network: N
 
 @pytest.fixture
 def browsers(network: Network, tmp_path: Path) -> Iterator[tuple[Browser, Browser]]:
-    """One in each home, each with a microphone."""
-    tone = write_tone(tmp_path / "tone.wav")
-    with sync_playwright() as playwright, ExitStack() as stack:
-        started = []
-        for number, client in enumerate(network.clients):
-            starter = tmp_path / f"chromium-{number}"
-            starter.write_text(f'#!/bin/sh\nexec {shlex.join([*client.inside, chromium_path()])} "$@"\n')
-            starter.chmod(0o755)
-            started.append(stack.enter_context(chromium(playwright, tone=tone, executable=starter)))
-        yield started[0], started[1]
+    with chromium_at_home(network, tmp_path) as started:
+        yield started
 
 
 @pytest.mark.parametrize("symmetric", [True])
 def test_pages_talk_from_home_to_home(network: Network, browsers: tuple[Browser, Browser], tmp_path: Path) -> None:
-    certificate = trustme.CA().issue_cert(SERVER)
-    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
-    settings = SETTINGS | dict.fromkeys(("TAVERN_TLS_CERT", "TAVERN_TLS_KEY"), str(tmp_path / "server.pem"))
-    with running_server(settings, inside=network.server.inside) as server:
-        url = f"https://{SERVER}:{server.http_port}/"
+    with secured(network, tmp_path) as server:
+        url = page_url(server)
         contexts = [browser.new_context() for browser in browsers]
         ada, ben = (Visitor.arrive(context, url, IceChoice(policy="all")) for context in contexts)
         ben.page.goto(ada.create_tavern("Friday night"))
