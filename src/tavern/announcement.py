@@ -9,6 +9,7 @@ from tavern.config import DEV_SECRET, Settings
 from tavern.listening import Listening, addresses
 from tavern.startup import Decisions, running_as_root, shared_relay_ports
 
+_FEW_SHARED_PORTS = 4  # one for each way to the relay, and one more
 _ANYWHERE = ("0.0.0.0", "::")
 
 
@@ -81,6 +82,12 @@ def _warnings(settings: Settings, decisions: Decisions) -> Iterator[str]:
         yield (
             f"the relay's address {decisions.advertised_addresses[0]} is a private one: people elsewhere cannot reach "
             "it; set TAVERN_EXTERNAL_IP to the public address"
+        )
+    shared = shared_relay_ports(settings)
+    if 0 < len(shared) < _FEW_SHARED_PORTS and settings.turn_shared_ports == "always":
+        yield (
+            f"TAVERN_TURN_SHARED_PORTS=always with ports {shared[0]}-{shared[-1]}: fewer than {_FEW_SHARED_PORTS} do not "
+            "always tell apart what one browser allocates over UDP, TCP and TLS; widen TAVERN_TURN_MAX_PORT"
         )
     for network in settings.turn_allow_peers:
         if not network.is_global:
