@@ -7,7 +7,8 @@ that it gives: the packet and where it goes, the drop that is counted, and what 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from ctypes import POINTER, Structure, byref, c_char_p, c_double, c_int, c_size_t, c_uint32, c_uint64, c_void_p
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeVar
@@ -285,6 +286,7 @@ class TwinForwarder(Forwarder[Handle]):
         super().__init__(own_hosts, random_96_bits, listener_ports, meter)
         total = self._meter._total
         rate = 0 if total is None else int(total._rate_per_s)
+        self._is_inside = False
         transaction = random_96_bits().to_bytes(12, "big")
         self.native = NativeCore(own_hosts, transaction, listener_ports, self._meter._user_bytes_per_s, rate)
 
@@ -353,17 +355,27 @@ class TwinForwarder(Forwarder[Handle]):
         if flow is not None:
             self._agree(flow)
 
-    # Packets. One that is handed over calls `from_peer` of the same forwarder: only the outermost call is compared.
+    # Packets. Some of these methods call others: only the outermost call is compared.
+
+    @contextmanager
+    def _outermost(self) -> Iterator[None]:
+        self._is_inside = True
+        try:
+            yield
+        finally:
+            self._is_inside = False
 
     def from_client(
         self, data: bytes, client_key: Hashable, now: float, client: SockAddr | None = None
     ) -> Output[Handle] | Unfragmented[Handle] | Reply | Unusual | None:
-        output = super().from_client(data, client_key, now, client)
+        with self._outermost():
+            output = super().from_client(data, client_key, now, client)
         self._compare(output, self.native.from_client(data, client_key, now, client))
         return output
 
     def from_shared(self, address: SockAddr, data: bytes, peer: SockAddr, now: float) -> Output[Handle] | None:
-        output = super().from_shared(address, data, peer, now)
+        with self._outermost():
+            output = super().from_shared(address, data, peer, now)
         self._compare(output, self.native.from_shared(address, data, peer, now))
         return output
 
@@ -371,7 +383,8 @@ class TwinForwarder(Forwarder[Handle]):
         self, flow: Flow[Handle], data: bytes, address: SockAddr, now: float, source: Flow[Handle] | None = None
     ) -> Output[Handle] | None:
         output = super().from_peer(flow, data, address, now, source)
-        if source is None and flow.shared_port(address) is None:
+        if not self._is_inside:
+            assert source is None
             self._compare(output, self.native.from_peer(flow.id, data, address, now))
         return output
 
@@ -379,20 +392,21 @@ class TwinForwarder(Forwarder[Handle]):
         self, flow: Flow[Handle], address: SockAddr, icmp_type: int, code: int, mtu: int, now: float
     ) -> Output[Handle] | None:
         output = super().from_icmp(flow, address, icmp_type, code, mtu, now)
-        if flow.shared_port(address) is None:
+        if not self._is_inside:
             self._compare(output, self.native.from_icmp(flow.id, address, icmp_type, code, mtu, now))
         return output
 
     def from_shared_icmp(
         self, address: SockAddr, peer: SockAddr, icmp_type: int, code: int, mtu: int, now: float
     ) -> Output[Handle] | None:
-        output = super().from_shared_icmp(address, peer, icmp_type, code, mtu, now)
+        with self._outermost():
+            output = super().from_shared_icmp(address, peer, icmp_type, code, mtu, now)
         self._compare(output, self.native.from_shared_icmp(address, peer, icmp_type, code, mtu, now))
         return output
 
     def _compare(self, output: object, native: Decided) -> None:
         assert native == _decided(output), "the compiled data path decides otherwise"
-        assert self.native.drops == self.drops
+        assert self.native.drops == self.drops, "the compiled data path counts otherwise"
         if isinstance(output, tuple):
             self._agree(output[0])
 
