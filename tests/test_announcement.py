@@ -10,10 +10,14 @@ import pytest
 from tavern.announcement import announcement
 from tavern.config import load_settings
 from tavern.listening import Listening
+from tavern.relay.data_paths import ChosenDataPath
 from tavern.startup import Decisions
 
 if TYPE_CHECKING:
     from tavern.relay.sockets import Listener
+
+
+NATIVE = ChosenDataPath("native")
 
 
 class Listens:
@@ -29,7 +33,7 @@ class Listens:
         return "0.0.0.0", 3001
 
 
-def said(**variables: str) -> str:
+def said(data_path: ChosenDataPath = NATIVE, **variables: str) -> str:
     decisions = Decisions(
         turn_secrets=("secret",),
         static_credentials=False,
@@ -41,7 +45,7 @@ def said(**variables: str) -> str:
         warnings=(),
     )
     listening = Listening([cast("Listener", Listens())], [cast("Any", Listens())], [], [], None)
-    return "\n".join(announcement(load_settings(variables), decisions, listening))
+    return "\n".join(announcement(load_settings(variables), decisions, listening, data_path))
 
 
 @pytest.mark.parametrize(
@@ -64,3 +68,9 @@ def test_it_says_which_relay_ports_are_shared(mode: str, ports: tuple[str, str],
 def test_it_warns_of_too_few_shared_ports(mode: str, last: str, warns: bool) -> None:
     lines = said(TAVERN_TURN_SHARED_PORTS=mode, TAVERN_TURN_MIN_PORT="50000", TAVERN_TURN_MAX_PORT=last)
     assert (f"ports 50000-{last}: fewer than 4" in lines) == warns
+
+
+def test_it_says_what_moves_the_packets() -> None:
+    assert "  relayed by       compiled code\n" in said()
+    reason = "there is no compiled data path: it was not compiled when Tavern was installed"
+    assert f"  relayed by       Python ({reason})\n" in said(ChosenDataPath("python", reason))

@@ -7,13 +7,16 @@ from collections.abc import Iterator
 from tavern.addresses import IPAddress, SocketAddress, format_socket_address
 from tavern.config import DEV_SECRET, Settings
 from tavern.listening import Listening, addresses
+from tavern.relay.data_paths import ChosenDataPath
 from tavern.startup import Decisions, running_as_root, shared_relay_ports
 
 _FEW_SHARED_PORTS = 4  # one for each way to the relay, and one more
 _ANYWHERE = ("0.0.0.0", "::")
 
 
-def announcement(settings: Settings, decisions: Decisions, listening: Listening) -> Iterator[str]:
+def announcement(
+    settings: Settings, decisions: Decisions, listening: Listening, data_path: ChosenDataPath
+) -> Iterator[str]:
     """Plain lines, in the order in which they matter."""
     http = addresses(listening.http)
     yield f"Tavern is open at {_page_url(settings, http)}"
@@ -25,6 +28,7 @@ def announcement(settings: Settings, decisions: Decisions, listening: Listening)
         yield f"  TURN over TLS    {_where(addresses(listening.turn_tls))} (TCP)"
     yield f"  relay ports      {_relay_ports(settings)}"
     yield f"  relay address    {', '.join(map(str, decisions.advertised_addresses))}"
+    yield f"  relayed by       {'compiled code' if data_path.name == 'native' else f'Python ({data_path.reason})'}"
     yield f"  taverns kept in  {decisions.db_path or 'memory'}"
     for warning in _warnings(settings, decisions):
         yield f"  warning: {warning}"
@@ -86,8 +90,8 @@ def _warnings(settings: Settings, decisions: Decisions) -> Iterator[str]:
     shared = shared_relay_ports(settings)
     if 0 < len(shared) < _FEW_SHARED_PORTS and settings.turn_shared_ports == "always":
         yield (
-            f"TAVERN_TURN_SHARED_PORTS=always with ports {shared[0]}-{shared[-1]}: fewer than {_FEW_SHARED_PORTS} do not "
-            "always tell apart what one browser allocates over UDP, TCP and TLS; widen TAVERN_TURN_MAX_PORT"
+            f"TAVERN_TURN_SHARED_PORTS=always with ports {shared[0]}-{shared[-1]}: fewer than {_FEW_SHARED_PORTS} "
+            "do not always tell apart what one browser allocates over UDP, TCP and TLS; widen TAVERN_TURN_MAX_PORT"
         )
     for network in settings.turn_allow_peers:
         if not network.is_global:

@@ -126,7 +126,7 @@ async def _run(
                     door.abort()
 
                 shutdown.at_once = at_once
-                for line in announcement(settings, decisions, listening):
+                for line in announcement(settings, decisions, listening, relay.chosen_data_path):
                     announce(line)
                 task_status.started(Running(addresses(listening.http), stun))
                 log_event(_log, logging.INFO, "started")
@@ -220,6 +220,19 @@ class _Server:
             "totalTaverns": self._store.tavern_count(),
             "uptime": int(now - self.metrics.started_at),
             "messagesPerSecond": round(self.metrics.messages.per_second(now), 2),
+            "relay": self._relay_metrics(),
+        }
+
+    def _relay_metrics(self) -> dict[str, object]:
+        statistics = self._relay.statistics()
+        return {
+            "dataPath": self._relay.chosen_data_path.name,
+            "allocations": statistics.allocations,
+            "packetsFromClients": statistics.packets_from_clients,
+            "bytesFromClients": statistics.bytes_from_clients,
+            "packetsToClients": statistics.packets_to_clients,
+            "bytesToClients": statistics.bytes_to_clients,
+            "dropped": statistics.drops,
         }
 
 

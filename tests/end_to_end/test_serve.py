@@ -41,6 +41,7 @@ from tavern.client import (
     open_client,
 )
 from tests.end_to_end.server import RunningServer, environment, free_port, running_server
+from tests.prerequisites import has_native
 
 pytestmark = pytest.mark.end_to_end
 
@@ -66,7 +67,11 @@ def run_to_its_end(settings: dict[str, str], *arguments: str) -> subprocess.Comp
 def test_health_and_metrics_answer_as_promised(server: RunningServer) -> None:
     assert server.get_json("/health") == {"status": "ok", "taverns": 0}
     metrics = server.get_json("/metrics")
-    assert set(metrics) == {"connectedPeers", "activeTaverns", "totalTaverns", "uptime", "messagesPerSecond"}
+    assert set(metrics) == {"connectedPeers", "activeTaverns", "totalTaverns", "uptime", "messagesPerSecond", "relay"}
+    relay = metrics["relay"]
+    assert isinstance(relay, dict)
+    assert relay["dataPath"] == ("native" if has_native() else "python")
+    assert (relay["allocations"], relay["packetsFromClients"], relay["dropped"]["no_permission"]) == (0, 0, 0)
     assert isinstance(metrics["uptime"], int)
 
 

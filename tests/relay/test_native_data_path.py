@@ -172,7 +172,9 @@ def test_a_data_path_that_is_asked_for_and_not_there_is_a_startup_error(
 ) -> None:
     monkeypatch.setattr(library, "LIBRARY", tmp_path / "no.so")
     monkeypatch.setattr(data_paths, "load_library", library.load_library.__wrapped__)
-    assert data_paths.choose_data_path("auto") == "python"
+    chosen = data_paths.choose_data_path("auto")
+    assert chosen.name == "python"
+    assert "not compiled" in chosen.reason
     with pytest.raises(StartupError, match=r"TAVERN_TURN_DATA_PATH=native: .*not compiled"):
         data_paths.choose_data_path("native")
 

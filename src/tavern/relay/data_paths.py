@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Literal
 
+import attrs
+
 from tavern.errors import StartupError
-from tavern.logs import log_event
 from tavern.relay.data_path import DataPath
 from tavern.relay.native.data_path import NativeDataPath
 from tavern.relay.native.library import NoNativeDataPath, load_library
@@ -14,24 +14,30 @@ from tavern.relay.sockets import Listener
 from tavern.relay.thread import PythonDataPath
 from tavern.turn.metering import Meter
 
-_log = logging.getLogger(__name__)
-
 DataPathName = Literal["native", "python"]
 DataPathChoice = Literal["auto", "native", "python"]
 
 
-def choose_data_path(choice: DataPathChoice) -> DataPathName:
-    """The one that runs. StartupError where the compiled one is asked for and cannot be had, which says why."""
+@attrs.frozen
+class ChosenDataPath:
+    """The one that runs."""
+
+    name: DataPathName
+    reason: str = ""
+    """Why it is the one in Python."""
+
+
+def choose_data_path(choice: DataPathChoice) -> ChosenDataPath:
+    """StartupError where the compiled one is asked for and cannot be had, which says why."""
     if choice == "python":
-        return "python"
+        return ChosenDataPath("python", "TAVERN_TURN_DATA_PATH=python")
     try:
         load_library()
     except NoNativeDataPath as error:
         if choice == "native":
             raise StartupError(f"TAVERN_TURN_DATA_PATH=native: there is no compiled data path: {error}") from error
-        log_event(_log, logging.DEBUG, "no-native-data-path", reason=str(error))
-        return "python"
-    return "native"
+        return ChosenDataPath("python", f"there is no compiled data path: {error}")
+    return ChosenDataPath("native")
 
 
 def open_data_path(

@@ -132,7 +132,7 @@ class Relay:
         `store`: where it is kept what was sent in a month; it must outlive `run`. Raises StartupError where the data
         path that is asked for is not there.
         """
-        self.data_path_name = choose_data_path(config.data_path)
+        self.chosen_data_path = choose_data_path(config.data_path)
         self._config = config
         self._wall_clock = wall_clock
         self._advertised = {family_of(address): address for address in config.advertised_addresses}
@@ -191,7 +191,7 @@ class Relay:
         try:
             self._local_addresses = interface_addresses()
             data_path = open_data_path(
-                self.data_path_name,
+                self.chosen_data_path.name,
                 listeners,
                 own_hosts,
                 user_bytes_per_s=self._config.user_bytes_per_s,
