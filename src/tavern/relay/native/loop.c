@@ -57,6 +57,7 @@ EXPORT int tavern_run(struct data_path *path)
         if (count < 0 && errno != EINTR)
             return errno;
         path->now = monotonic_s();
+        path->turn++;
         /* Before the packets: who was told that somebody left must find him gone. */
         bool more = execute_commands(path);
         for (int at = 0; at < count; at++) {
@@ -89,6 +90,8 @@ static struct data_path *open_path(const struct core_config *config)
     path->wake.fd = path->notice.fd = -1;
     path->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     path->slots = mmap(NULL, (size_t)SLOT_SIZE * SLOTS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (path->slots != MAP_FAILED)
+        prepare_receiving(path);
     return path;
 }
 

@@ -21,7 +21,8 @@ struct open_socket {
     uint32_t generation;
     enum socket_kind kind;
     uint8_t index;     /* of the listener, or the flow's relayed address */
-    uint8_t at_once;   /* how many packets it is asked for: more where more came */
+    uint8_t at_once;   /* how many packets it is asked for: more where it is ready turn after turn */
+    uint32_t last_turn; /* when it was ready last */
     struct flow *flow; /* RELAY */
     struct port *port; /* SHARED */
 };
@@ -60,6 +61,7 @@ struct data_path {
     bool failed; /* a command could not be read: our own bug */
     bool tell;   /* the control side has something to look at */
     double now;
+    uint32_t turn;
 
     struct open_socket *sockets; /* by descriptor */
     uint32_t socket_count;
@@ -67,7 +69,7 @@ struct data_path {
 
     uint8_t *slots;
     uint32_t slots_used;
-    struct mmsghdr received[SLOTS];
+    struct mmsghdr received[SLOTS]; /* the same message headers for every batch */
     struct iovec received_data[SLOTS];
     struct sockaddr_storage received_from[SLOTS];
     _Alignas(8) uint8_t received_control[SLOTS][64];
@@ -78,6 +80,7 @@ struct data_path {
 };
 
 /* receive.c */
+void prepare_receiving(struct data_path *path);
 void drain_listener(struct data_path *path, uint32_t index);
 void drain_relay(struct data_path *path, struct open_socket *sock, int fd);
 void read_icmp_errors(struct data_path *path, struct open_socket *sock, int fd);

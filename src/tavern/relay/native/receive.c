@@ -17,25 +17,31 @@ uint8_t *take_slot(struct data_path *path)
     return path->slots + (size_t)SLOT_SIZE * path->slots_used++ + HEADROOM;
 }
 
-/* Up to `most` datagrams into as many slots from the first free one; how many came. */
-static uint32_t receive(struct data_path *path, int fd, uint32_t most, size_t control_size)
+void prepare_receiving(struct data_path *path)
 {
-    if (path->slots_used + most > SLOTS)
-        free_slots(path);
-    uint32_t first = path->slots_used;
-    for (uint32_t at = 0; at < most; at++) {
-        path->received_data[at].iov_base = path->slots + (size_t)SLOT_SIZE * (first + at) + HEADROOM;
+    for (uint32_t at = 0; at < SLOTS; at++) {
+        path->received_data[at].iov_base = path->slots + (size_t)SLOT_SIZE * at + HEADROOM;
         path->received_data[at].iov_len = MAX_DATAGRAM;
         struct msghdr *message = &path->received[at].msg_hdr;
         message->msg_name = &path->received_from[at];
-        message->msg_namelen = sizeof path->received_from[at];
         message->msg_iov = &path->received_data[at];
         message->msg_iovlen = 1;
-        message->msg_control = control_size ? path->received_control[at] : NULL;
-        message->msg_controllen = control_size;
-        message->msg_flags = 0;
+        message->msg_control = path->received_control[at];
     }
-    int count = recvmmsg(fd, path->received, most, MSG_DONTWAIT, NULL);
+}
+
+/* Up to `most` datagrams into as many slots from the first free one, which is `*first`; how many came. */
+static uint32_t receive(struct data_path *path, int fd, uint32_t most, uint32_t *first)
+{
+    if (path->slots_used + most > SLOTS)
+        free_slots(path);
+    *first = path->slots_used;
+    struct mmsghdr *received = &path->received[*first];
+    for (uint32_t at = 0; at < most; at++) { /* where the kernel has written sizes the last time */
+        received[at].msg_hdr.msg_namelen = sizeof path->received_from[0];
+        received[at].msg_hdr.msg_controllen = sizeof path->received_control[0];
+    }
+    int count = recvmmsg(fd, received, most, MSG_DONTWAIT, NULL);
     if (count <= 0)
         return 0; /* nothing is left; or an ICMP error of an earlier send, after which epoll tells of the rest */
     path->slots_used += (uint32_t)count;
@@ -98,10 +104,9 @@ static void from_client(struct data_path *path, uint32_t index, uint32_t at)
 
 void drain_listener(struct data_path *path, uint32_t index)
 {
-    const struct listener *listener = &path->listeners[index];
     for (uint32_t done = 0; done < LISTENER_DRAIN;) {
-        uint32_t count = receive(path, listener->fd, LISTENER_BATCH, listener->has_local ? 64 : 0);
-        for (uint32_t at = 0; at < count; at++)
+        uint32_t first, count = receive(path, path->listeners[index].fd, LISTENER_BATCH, &first);
+        for (uint32_t at = first; at < first + count; at++)
             from_client(path, index, at);
         done += count;
         if (count < LISTENER_BATCH)
@@ -111,11 +116,13 @@ void drain_listener(struct data_path *path, uint32_t index)
 
 void drain_relay(struct data_path *path, struct open_socket *sock, int fd)
 {
-    uint32_t count = receive(path, fd, sock->at_once, 0);
-    /* One more than came last time, where that was all: most relay sockets have one packet when they are ready. */
-    uint32_t next = count == sock->at_once ? 2 * count : count + 1;
-    sock->at_once = (uint8_t)(next > RELAY_DRAIN ? RELAY_DRAIN : next);
-    for (uint32_t at = 0; at < count; at++) {
+    uint32_t first, count = receive(path, fd, sock->at_once, &first);
+    /* Most have one packet when they are ready, and to ask for more costs a call into the socket that finds nothing. */
+    bool is_busy = count == sock->at_once && sock->last_turn + 1 == path->turn;
+    uint32_t next = is_busy ? 2 * count : count;
+    sock->at_once = (uint8_t)(next > RELAY_DRAIN ? RELAY_DRAIN : next > 0 ? next : 1);
+    sock->last_turn = path->turn;
+    for (uint32_t at = first; at < first + count; at++) {
         uint8_t *data = path->received_data[at].iov_base;
         struct address peer;
         struct output output;
