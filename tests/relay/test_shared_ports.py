@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import random
 import socket
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -22,7 +24,7 @@ from tavern.stun.attributes import decode_xor_address
 from tavern.stun.message import Attribute, AttributeType, MessageClass, Method, encode, parse
 from tavern.turn.drops import Drop
 from tavern.turn.shared_ports import SharedPortsMode
-from tests.relay.conftest import config, free_range
+from tests.relay.conftest import config
 from tests.relay.namespaces import needs_ipv6
 
 if TYPE_CHECKING:
@@ -39,8 +41,22 @@ families = pytest.mark.parametrize(
 
 
 def ports(count: int) -> dict[str, int]:
-    first, last = free_range(count)
-    return {"min_relay_port": first, "max_relay_port": last}
+    """So few that each must be free, and stay so: below those that the kernel gives to clients and peers."""
+    for first in random.sample(range(20_000, 32_000), 100):
+        if all(map(is_free, range(first, first + count))):
+            return {"min_relay_port": first, "max_relay_port": first + count - 1}
+    raise AssertionError("no ports are free below 32000")
+
+
+def is_free(port: int) -> bool:
+    for family, host in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as sock:
+                sock.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return False
+    return True
 
 
 @contextmanager
