@@ -77,6 +77,7 @@ struct data_path {
     struct leaving to_peers[SLOTS], to_clients[SLOTS];
     uint32_t to_peers_count, to_clients_count;
     struct mmsghdr sent[SLOTS];
+    uint32_t runs_without_segments; /* since the kernel has refused them */
 };
 
 /* receive.c */

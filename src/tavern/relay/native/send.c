@@ -2,7 +2,20 @@
 
 #include <errno.h>
 
-enum { TRIES_AFTER_ERRORS = 3 }; /* one is enough unless the next ICMP message comes within these microseconds */
+#include <netinet/udp.h>
+
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103 /* Linux 4.18 */
+#endif
+
+enum {
+    TRIES_AFTER_ERRORS = 3, /* one is enough unless the next ICMP message comes within these microseconds */
+    MAX_SEGMENTS = 64,      /* the kernel's limit */
+    MAX_SEGMENT_SIZE = 1400, /* more may not fit through an interface, and is refused */
+    MAX_SEGMENTS_SIZE = 60000,
+    /* Not every kernel and interface can do it: they are asked again after so many batches. */
+    RUNS_AFTER_REFUSAL = 1024,
+};
 
 static void count_unsent(struct data_path *path, int error)
 {
@@ -44,10 +57,67 @@ static bool send_one(const struct leaving *leaving)
                                                 leaving->to_size) >= 0;
 }
 
+/* How many of these packets of one socket the kernel can cut out of one (UDP_SEGMENT): 1 where there is nothing to gain.
+
+All go to the same place and are of the same size, but the last, which may be smaller. */
+static uint32_t count_segments(const struct leaving *leaving, uint32_t count)
+{
+    size_t size = leaving->data.iov_len, total = size;
+    uint32_t segments = 1;
+    if (size == 0 || size > MAX_SEGMENT_SIZE)
+        return 1;
+    for (; segments < count && segments < MAX_SEGMENTS; segments++) {
+        const struct leaving *next = &leaving[segments];
+        total += next->data.iov_len;
+        if (next->data.iov_len == 0 || next->data.iov_len > size || total > MAX_SEGMENTS_SIZE ||
+            memcmp(&next->to, &leaving->to, leaving->to_size) != 0 || next->control_size != leaving->control_size ||
+            memcmp(next->control, leaving->control, leaving->control_size) != 0)
+            break;
+        if (next->data.iov_len < size)
+            return segments + 1;
+    }
+    return segments;
+}
+
+/* Whether they have left, as one packet through the stack that becomes many at its end; else nothing has. */
+static bool send_segments(struct data_path *path, const struct leaving *leaving, uint32_t count)
+{
+    struct iovec parts[MAX_SEGMENTS];
+    _Alignas(8) uint8_t control[128];
+    for (uint32_t at = 0; at < count; at++)
+        parts[at] = leaving[at].data;
+    memcpy(control, leaving->control, leaving->control_size);
+    struct cmsghdr *header = (struct cmsghdr *)(control + leaving->control_size);
+    uint16_t size = (uint16_t)leaving->data.iov_len;
+    header->cmsg_level = IPPROTO_UDP;
+    header->cmsg_type = UDP_SEGMENT;
+    header->cmsg_len = CMSG_LEN(sizeof size);
+    memcpy(CMSG_DATA(header), &size, sizeof size);
+    struct msghdr message = {.msg_name = (void *)&leaving->to,
+                             .msg_namelen = leaving->to_size,
+                             .msg_iov = parts,
+                             .msg_iovlen = count,
+                             .msg_control = control,
+                             .msg_controllen = leaving->control_size + CMSG_SPACE(sizeof size)};
+    if (sendmsg(leaving->fd, &message, MSG_DONTWAIT) >= 0)
+        return true;
+    path->runs_without_segments = RUNS_AFTER_REFUSAL;
+    return false;
+}
+
 /* Sends `count` packets of one socket. */
 static void send_run(struct data_path *path, struct leaving *leaving, uint32_t count)
 {
-    if (count == 1 && send_one(leaving))
+    while (count > 1 && path->runs_without_segments == 0) {
+        uint32_t segments = count_segments(leaving, count);
+        if (segments == 1 || !send_segments(path, leaving, segments))
+            break;
+        leaving += segments;
+        count -= segments;
+    }
+    if (path->runs_without_segments > 0)
+        path->runs_without_segments--;
+    if (count == 0 || (count == 1 && send_one(leaving)))
         return;
     for (uint32_t at = 0; at < count; at++)
         prepare(path, at, &leaving[at]);
