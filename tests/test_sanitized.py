@@ -17,7 +17,7 @@ import pytest
 import tavern
 from tests.prerequisites import native_or_skip
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SANITIZERS = ("libasan.so", "libubsan.so")
 FLAGS = "-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
 
