@@ -41,7 +41,7 @@ static struct mmsghdr *prepare(struct data_path *path, uint32_t at, struct leavi
 /* After `error`, which may be what ICMP said of an earlier packet to somebody else: the kernel says it once. */
 static void send_again(struct data_path *path, const struct leaving *leaving, struct mmsghdr *message, int error)
 {
-    for (int left = TRIES_AFTER_ERRORS; left > 0 && leaving->is_relay && error != EAGAIN && error != EMSGSIZE; left--) {
+    for (int left = TRIES_AFTER_ERRORS; left > 0 && leaving->is_relay && error != EAGAIN; left--) {
         if (sendmsg(leaving->fd, &message->msg_hdr, MSG_DONTWAIT) >= 0)
             return;
         error = errno;
