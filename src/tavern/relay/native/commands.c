@@ -244,10 +244,14 @@ static void bind_channel(struct core *core, struct flow *flow, struct reader *re
     if (bound != peer) {
         if (bound != NULL)
             channel_unbind(flow, bound);
-        if (peer->number != 0)
+        if (peer->number != 0) {
             map_remove(&flow->channels, &peer->channel_node);
+            if (peer->permission->expires_at == 0.0)
+                peer_disown(peer); /* only its other number kept it */
+        }
         peer->number = number;
         map_add(&flow->channels, &peer->channel_node, number);
+        peer_own_if_outside(core, peer); /* it may have been a flow's when it became known */
     }
     peer->channel_expires_at = expires_at;
     peer->channel_relayed_only = relayed_only;

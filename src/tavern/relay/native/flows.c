@@ -129,7 +129,7 @@ static void peer_unlink(struct peer *peer)
     permission_drop_if_unused(permission);
 }
 
-static void peer_disown(struct peer *peer)
+void peer_disown(struct peer *peer)
 {
     if (!peer->is_owned)
         return;
@@ -178,12 +178,17 @@ bool peer_own(struct peer *peer)
     return true;
 }
 
+void peer_own_if_outside(const struct core *core, struct peer *peer)
+{
+    if (peer->flow->relayed[family_index(&peer->address)].port != NULL && is_outside(core, &peer->address))
+        peer_own(peer);
+}
+
 static void peer_add(struct core *core, struct flow *flow, struct peer *peer)
 {
     peer->is_known = true;
     map_add(&flow->peers, &peer->node, address_hash(&peer->address));
-    if (flow->relayed[family_index(&peer->address)].port != NULL && is_outside(core, &peer->address))
-        peer_own(peer);
+    peer_own_if_outside(core, peer);
 }
 
 void peer_forget(struct flow *flow, struct peer *peer)

@@ -153,6 +153,12 @@ bool peer_is_anothers(const struct core *core, const struct flow *flow, const st
 /* The peer, which is outside, is its flow's own on the shared port unless it is another's: whether it is. */
 bool peer_own(struct peer *peer);
 
+/* The same of one that may be inside, on a port that may be the flow's alone: of those there is no owner. */
+void peer_own_if_outside(const struct core *core, struct peer *peer);
+
+/* It is its flow's own no longer, if it was. */
+void peer_disown(struct peer *peer);
+
 /* Checks that name the flow's fragments find it on its shared port of this family, or do no longer. */
 void fragments_link(struct core *core, struct flow *flow, int family);
 void fragments_unlink(struct core *core, struct flow *flow, int family);
