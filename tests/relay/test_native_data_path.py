@@ -25,7 +25,7 @@ from tavern.turn.drops import Drop
 from tavern.turn.five_tuple import FiveTuple, Transport
 from tests.prerequisites import native_or_skip
 from tests.relay.test_relay import open_descriptors
-from tests.relay.test_streams import on_channel
+from tests.relay.test_streams import CHANNEL, on_channel, open_stream
 
 if TYPE_CHECKING:
     from tavern.relay.stream_links import PythonStreamLinks
@@ -76,6 +76,23 @@ async def test_sockets_that_came_with_commands_are_closed_though_nothing_was_exe
         path.add_relay(AddFlow(1, client, relay.getsockname(), user="bob", circles=None), relay)
     await path.stop()
     assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("transport", [Transport.TCP, Transport.TLS])
+async def test_the_largest_frames_of_a_stream_cost_no_other_ones(start_native: Start, transport: Transport) -> None:
+    """A frame may be larger than any datagram: it goes nowhere, is counted, and what follows it passes."""
+    with trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        await peer.bind(("127.0.0.1", 0))
+        async with start_native() as running, open_stream(running, transport=transport) as client:
+            await client.allocate()
+            await client.bind(CHANNEL, peer.getsockname())
+            largest = encode(Method.SEND, MessageClass.INDICATION, bytes(12), [(AttributeType.DATA, bytes(65528))])
+            await client.send(on_channel(bytes(65535)) + b"\0" + largest + on_channel(b"after"))
+            with trio.fail_after(5):
+                assert await peer.recv(100) == b"after"
+            drops = running.relay.statistics().drops
+            assert drops[Drop.WOULD_FRAGMENT] == 1
+            assert drops[Drop.MALFORMED] == 1
 
 
 async def test_nothing_is_taken_over_where_a_listener_cannot_be_watched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,8 +63,10 @@ static void from_stream(struct data_path *path, const struct effect *effect)
         uint32_t size;
         memcpy(&size, at, sizeof size);
         at += sizeof size;
-        if (size > (size_t)(end - at) || size > MAX_DATAGRAM)
-            break;
+        if (size > (size_t)(end - at) || size > MAX_FRAME) {
+            path->failed = true;
+            return;
+        }
         uint8_t *data = take_slot(path);
         memcpy(data, at, size);
         at += size;
