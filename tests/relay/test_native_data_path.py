@@ -17,10 +17,10 @@ from tavern.relay import data_paths
 from tavern.relay.native import library
 from tavern.relay.native.data_path import NativeDataPath
 from tavern.relay.native.library import NoNativeDataPath
-from tavern.relay.sockets import open_listeners
+from tavern.relay.sockets import Listener, open_listeners
 from tavern.relay.stream_links import MAX_INBOX_BYTES, MAX_INBOXES_BYTES, PACKET_SIZE, SOURCES_THAT_FIT
 from tavern.stun.message import AttributeType, MessageClass, Method, encode
-from tavern.turn.commands import AddFlow
+from tavern.turn.commands import AddFlow, SetCircles
 from tavern.turn.drops import Drop
 from tavern.turn.five_tuple import FiveTuple, Transport
 from tests.prerequisites import native_or_skip
@@ -28,6 +28,7 @@ from tests.relay.test_relay import open_descriptors
 from tests.relay.test_streams import CHANNEL, on_channel, open_stream
 
 if TYPE_CHECKING:
+    from tavern.addresses import SocketAddress
     from tavern.relay.stream_links import PythonStreamLinks
     from tests.relay.conftest import Connect, Running, Start
 
@@ -76,6 +77,59 @@ async def test_sockets_that_came_with_commands_are_closed_though_nothing_was_exe
         path.add_relay(AddFlow(1, client, relay.getsockname(), user="bob", circles=None), relay)
     await path.stop()
     assert open_descriptors() == before
+
+
+def added(flow_id: int, listeners: list[Listener], relayed: SocketAddress) -> AddFlow:
+    client = FiveTuple(Transport.UDP, ("127.0.0.1", flow_id), listeners[0].address)
+    return AddFlow(flow_id, client, relayed, user="bob", circles=None)
+
+
+async def test_it_is_closed_though_several_commands_cannot_be_read() -> None:
+    before = open_descriptors()
+    path = NativeDataPath(open_listeners(("127.0.0.1",), 0), frozenset())
+    for _ in range(3):
+        path._submit(b"\xff what no command begins with")
+    path.start()
+    with pytest.raises(OSError, match=os.strerror(errno.EBADMSG)):
+        await path.wait_ended()
+    await path.stop()
+    assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("wrong", ["none", "unwatched", "twice"])
+async def test_a_flow_without_a_socket_of_its_own_ends_it(wrong: str) -> None:
+    """Our own bug: nothing is written or closed that is another one's."""
+    before = open_descriptors()
+    listeners = open_listeners(("127.0.0.1",), 0)
+    path = NativeDataPath(listeners, frozenset())
+    path.start()
+    relay = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    relay.bind(("127.0.0.1", 0))
+    path.watch(relay)
+    address, fd = relay.getsockname(), relay.fileno()
+    path.add_relay(added(1, listeners, address), relay)
+    client = path._client(added(2, listeners, address).five_tuple)
+    descriptor = {"none": -1, "unwatched": 1 << 30, "twice": fd}[wrong]
+    path._submit(path._encoder.add_flow(added(2, listeners, ("127.0.0.1", 9)), client, (descriptor, 7)))
+    with trio.fail_after(5), pytest.raises(OSError, match=os.strerror(errno.EBADMSG)):
+        await path.wait_ended()
+    await path.stop()
+    assert open_descriptors() == before
+
+
+async def test_circles_that_are_not_all_there_end_it() -> None:
+    listeners = open_listeners(("127.0.0.1",), 0)
+    path = NativeDataPath(listeners, frozenset())
+    path.start()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as relay:
+        relay.bind(("127.0.0.1", 0))
+        path.watch(relay)
+        path.add_relay(added(1, listeners, relay.getsockname()), relay)
+    command = path._encoder.encode(SetCircles(1, frozenset({"a", "b"})))
+    path._submit(command[:-1])
+    with trio.fail_after(5), pytest.raises(OSError, match=os.strerror(errno.EBADMSG)):
+        await path.wait_ended()
+    await path.stop()
 
 
 @pytest.mark.parametrize("transport", [Transport.TCP, Transport.TLS])

@@ -47,8 +47,12 @@ static void read_circles(struct reader *reader, struct flow *flow)
     flow->circles = NULL;
     flow->circle_count = 0;
     flow->has_circles = count >= 0;
-    if (count <= 0 || (size_t)count > reader->size / sizeof *flow->circles)
+    if (count <= 0)
         return;
+    if ((size_t)count > reader->size / sizeof *flow->circles) {
+        reader->failed = true;
+        return;
+    }
     flow->circles = allocate((size_t)count * sizeof *flow->circles);
     flow->circle_count = (uint32_t)count;
     read_into(reader, flow->circles, (size_t)count * sizeof *flow->circles);

@@ -1,5 +1,6 @@
 #include "loop.h"
 
+#include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -32,11 +33,22 @@ static void close_relay(struct data_path *path, int fd)
     close(fd); /* and with it what epoll knew; an event of this turn is of a generation that is not found any more */
 }
 
+/* Of two flows with one socket, the first that goes would close it for the other. */
+static bool is_free_socket(struct data_path *path, int fd)
+{
+    return fcntl(fd, F_GETFD) >= 0 && socket_entry(path, fd)->kind == UNUSED;
+}
+
 static void added(struct data_path *path, const struct effect *effect)
 {
-    const struct relayed *relayed = &effect->flow->relayed[effect->added_index];
+    struct relayed *relayed = &effect->flow->relayed[effect->added_index];
     if (relayed->port != NULL)
         return;
+    if (!is_free_socket(path, relayed->fd)) {
+        relayed->fd = -1; /* nobody's, or another one's to close */
+        path->failed = true; /* our own bug */
+        return;
+    }
     *socket_entry(path, relayed->fd) = (struct open_socket){.generation = effect->generation,
                                                             .kind = RELAY,
                                                             .index = (uint8_t)effect->added_index,

@@ -128,10 +128,10 @@ static void close_port(struct node *node, void *context)
 
 EXPORT void tavern_close(struct data_path *path)
 {
-    path->failed = false;
     path->to_peers_count = path->to_clients_count = 0;
-    while (execute_commands(path)) /* for the sockets that came with them */
-        ;
+    do
+        path->failed = false; /* what cannot be read is passed over */
+    while (execute_commands(path)); /* for the sockets that came with them */
     path->to_peers_count = path->to_clients_count = 0;
     map_each(&path->core->flows, close_flow, NULL);
     map_each(&path->core->ports, close_port, NULL);
