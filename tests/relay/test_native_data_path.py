@@ -26,6 +26,7 @@ from tavern.turn.five_tuple import FiveTuple, Transport
 from tests.prerequisites import native_or_skip
 from tests.relay.test_relay import open_descriptors
 from tests.relay.test_streams import CHANNEL, on_channel, open_stream
+from tests.twin import TwinForwarder
 
 if TYPE_CHECKING:
     from tavern.addresses import SocketAddress
@@ -130,6 +131,17 @@ async def test_circles_that_are_not_all_there_end_it() -> None:
     with trio.fail_after(5), pytest.raises(OSError, match=os.strerror(errno.EBADMSG)):
         await path.wait_ended()
     await path.stop()
+
+
+async def test_one_that_is_opened_later_changes_nothing_for_the_others() -> None:
+    """What flows are found by is the process's, and they are in use."""
+    forwarder = TwinForwarder[str](frozenset(), lambda: 7)
+    client = FiveTuple(Transport.UDP, ("127.0.0.1", 9), ("127.0.0.1", 3478))
+    forwarder.add_flow(AddFlow(1, client, ("127.0.0.1", 50000), user="bob", circles=None), "bob", "")
+    path = NativeDataPath(open_listeners(("127.0.0.1",), 0), frozenset())
+    await path.stop()
+    forwarder.from_client(b"\x40\0\0\0", "bob", 0.0)
+    assert forwarder.drops[Drop.NO_CHANNEL] == 1
 
 
 @pytest.mark.parametrize("transport", [Transport.TCP, Transport.TLS])

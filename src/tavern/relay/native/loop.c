@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
-#include <sys/random.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -97,9 +96,6 @@ static struct data_path *open_path(const struct core_config *config)
 
 EXPORT struct data_path *tavern_open(const struct core_config *config)
 {
-    uint64_t seed;
-    if (getrandom(&seed, sizeof seed, 0) == sizeof seed)
-        hash_seed(seed);
     struct data_path *path = open_path(config);
     if (path->epoll_fd < 0 || path->slots == MAP_FAILED || !wake_open(&path->wake) || !wake_open(&path->notice) ||
         !watch(path, path->wake.fd, 0)) {

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 enum { FIRST_BUCKETS = 4 };
 
@@ -90,9 +91,12 @@ void map_clear(struct map *map)
     memset(map, 0, sizeof *map);
 }
 
-void hash_seed(uint64_t value)
+/* Before there is a map: what is in one is found by the seed that it was added with. */
+__attribute__((constructor)) static void choose_seed(void)
 {
-    seed = value | 1;
+    uint64_t value;
+    if (getrandom(&value, sizeof value, 0) == sizeof value)
+        seed = value | 1;
 }
 
 static inline uint64_t mix(uint64_t a, uint64_t b)

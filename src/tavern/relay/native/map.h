@@ -41,6 +41,5 @@ void *reallocate(void *memory, size_t size);
 /* Keyed by a seed of this process, so that nobody can choose keys that collide. */
 uint64_t hash_bytes(const void *data, size_t size);
 uint64_t hash_number(uint64_t number);
-void hash_seed(uint64_t seed);
 
 #endif
