@@ -24,6 +24,8 @@ MAGIC_COOKIE = b"\x21\x12\xa4\x42"
 
 _HEADER = struct.Struct(">HH4s12s")
 _ATTRIBUTE = struct.Struct(">HH")
+_PADDING = (b"", bytes(3), bytes(2), bytes(1))
+"""By the two lowest bits of a value's size."""
 
 
 class MalformedMessage(RemoteError):
@@ -88,7 +90,11 @@ Attribute = tuple[int, bytes]
 """`(type, value)`; the value without its padding."""
 
 _COMPREHENSION_OPTIONAL = 0x8000
-_AFTER_INTEGRITY = frozenset({AttributeType.MESSAGE_INTEGRITY_SHA256, AttributeType.FINGERPRINT})
+# Plain numbers, which each attribute of each message is compared with: an enum's member costs a look-up every time.
+_MESSAGE_INTEGRITY = int(AttributeType.MESSAGE_INTEGRITY)
+_FINGERPRINT = int(AttributeType.FINGERPRINT)
+_AFTER_INTEGRITY = frozenset({int(AttributeType.MESSAGE_INTEGRITY_SHA256), _FINGERPRINT})
+_CLASSES = tuple(MessageClass)
 
 
 @attrs.frozen
@@ -105,13 +111,16 @@ class Message:
     raw: bytes = attrs.field(repr=False)
     integrity_offset: int | None = attrs.field(repr=False, default=None)
     """Where MESSAGE-INTEGRITY begins in `raw`; None without one."""
+    _first: dict[int, bytes] = attrs.field(init=False, repr=False, eq=False)
+    """The first value of each type: a dozen are asked for per request."""
+
+    @_first.default
+    def _index(self) -> dict[int, bytes]:
+        return dict(reversed(self.attributes))
 
     def get(self, attribute_type: int) -> bytes | None:
         """The value of the first attribute of this type (later ones are ignored, §14), or None."""
-        for kind, value in self.attributes:
-            if kind == attribute_type:
-                return value
-        return None
+        return self._first.get(attribute_type)
 
     def get_all(self, attribute_type: int) -> list[bytes]:
         """The values of all attributes of this type, in order."""
@@ -144,7 +153,7 @@ def parse(data: bytes) -> Message:
     attributes, integrity_offset = _parse_attributes(data)
     return Message(
         method=(message_type & 0x3E00) >> 2 | (message_type & 0x00E0) >> 1 | message_type & 0x000F,
-        message_class=MessageClass((message_type & 0x0100) >> 7 | (message_type & 0x0010) >> 4),
+        message_class=_CLASSES[(message_type & 0x0100) >> 7 | (message_type & 0x0010) >> 4],
         transaction_id=transaction_id,
         attributes=tuple(attributes),
         raw=data,
@@ -157,28 +166,31 @@ def _parse_attributes(data: bytes) -> tuple[list[Attribute], int | None]:
     integrity_offset = None
     offset = HEADER_SIZE
     count = 0
-    while offset < len(data):
+    unpack = _ATTRIBUTE.unpack_from
+    whole = len(data)
+    while offset < whole:
         count += 1
         if count > MAX_ATTRIBUTES:
             raise MalformedMessage("too many attributes")
         # The message's length is a multiple of 4 and so is every step, so a header always fits.
-        kind, size = _ATTRIBUTE.unpack_from(data, offset)
-        start = offset + _ATTRIBUTE.size
-        if start + size > len(data):
+        kind, size = unpack(data, offset)
+        start = offset + 4
+        end = start + size
+        if end > whole:
             raise MalformedMessage("attribute is longer than the message")
-        value = data[start : start + size]
+        value = data[start:end]
         if integrity_offset is None or kind in _AFTER_INTEGRITY:
             attributes.append((kind, value))
-        if kind == AttributeType.MESSAGE_INTEGRITY and integrity_offset is None:
+        if kind == _MESSAGE_INTEGRITY and integrity_offset is None:
             if size != INTEGRITY_SIZE:
                 raise MalformedMessage("MESSAGE-INTEGRITY is not 20 bytes")
             integrity_offset = offset
-        elif kind == AttributeType.FINGERPRINT:
-            if start + size != len(data):
+        elif kind == _FINGERPRINT:
+            if end != whole:
                 raise MalformedMessage("FINGERPRINT is not last")
             if size != FINGERPRINT_SIZE or value != fingerprint_of(data[:offset]):
                 raise MalformedMessage("FINGERPRINT is wrong")
-        offset = start + size + (-size & 3)
+        offset = end + (-size & 3)
     return attributes, integrity_offset
 
 
@@ -197,7 +209,7 @@ def encode(
     """
     assert len(transaction_id) == TRANSACTION_ID_SIZE
     assert 0 <= method < 0x1000
-    body = b"".join(_encode_attribute(kind, value) for kind, value in attributes)
+    body = b"".join([_encode_attribute(kind, value) for kind, value in attributes])
     message_type = (method & 0xF80) << 2 | (method & 0x070) << 1 | method & 0x00F
     message_type |= (message_class & 2) << 7 | (message_class & 1) << 4
     message = _HEADER.pack(message_type, len(body), MAGIC_COOKIE, transaction_id) + body
@@ -209,4 +221,4 @@ def encode(
 
 
 def _encode_attribute(kind: int, value: bytes) -> bytes:
-    return _ATTRIBUTE.pack(kind, len(value)) + value + bytes(-len(value) & 3)
+    return _ATTRIBUTE.pack(kind, len(value)) + value + _PADDING[len(value) & 3]

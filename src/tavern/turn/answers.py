@@ -30,9 +30,12 @@ class Refusal(RemoteError):
     """A request is answered with an error; `attributes` go beside ERROR-CODE."""
 
     def __init__(self, code: ErrorCode, *attributes: Attribute) -> None:
-        super().__init__(f"{code.value} {code.name.replace('_', ' ').capitalize()}")
+        super().__init__(code)
         self.code = code
         self.attributes = attributes
+
+    def __str__(self) -> str:
+        return f"{self.code.value} {_phrase(self.code)}"
 
 
 class UnknownAttributes(Refusal):
@@ -41,6 +44,10 @@ class UnknownAttributes(Refusal):
     def __init__(self, types: list[int]) -> None:
         unknown = (AttributeType.UNKNOWN_ATTRIBUTES, encode_attribute_types(types))
         super().__init__(ErrorCode.UNKNOWN_ATTRIBUTE, unknown)
+
+
+def _phrase(code: ErrorCode) -> str:
+    return code.name.replace("_", " ").capitalize()
 
 
 def success(request: Message, *attributes: Attribute, key: bytes | None = None) -> bytes:
@@ -66,7 +73,7 @@ def authenticated_error(request: Message, refusal: Refusal, key: bytes) -> bytes
 
     What was not known says itself: a 420 has none.
     """
-    reason = "" if isinstance(refusal, UnknownAttributes) else refusal.code.name.replace("_", " ").capitalize()
+    reason = "" if isinstance(refusal, UnknownAttributes) else _phrase(refusal.code)
     attributes = ((AttributeType.ERROR_CODE, encode_error_code(refusal.code, reason)), *refusal.attributes)
     return encode(
         request.method,
