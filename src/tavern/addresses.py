@@ -23,6 +23,12 @@ def parse_address(text: str) -> IPAddress:
     return unmapped(ip_address(text.partition("%")[0]))
 
 
+@lru_cache(maxsize=4096)  # several times per request of a few clients; bounded, since sources can be forged
+def without_zone(host: str) -> IPAddress:
+    """`host`, which a socket named, as an address without its zone; an IPv4-mapped one stays as it is."""
+    return ip_address(host.partition("%")[0])
+
+
 @lru_cache(maxsize=4096)  # per packet and per message for the same few peers; bounded, since sources can be forged
 def source_key(host: str) -> str:
     """What limits per source address count by: the IPv4 address, or the IPv6 /64 (one customer has at least that).

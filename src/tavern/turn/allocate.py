@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from ipaddress import ip_address
 
 import attrs
 
-from tavern.addresses import IPAddress, source_key
+from tavern.addresses import IPAddress, source_key, without_zone
 from tavern.stun.attributes import (
     AddressFamily,
     decode_even_port,
@@ -32,6 +31,10 @@ from tavern.turn.shared_ports import SharedPort
 
 UDP_PROTOCOL = 17
 MAX_PORT_TRIES = 8  # ports of the range that other programs hold; more in a row means the range is not ours
+# So long the kernel's word on a client's own address counts: a browser that joins a mesh of 8 asks for 28 allocations
+# at once. Peers' addresses are judged afresh every time: it is those that a client chooses.
+_OWN_CLIENT_S = 1.0
+_MAX_OWN_CLIENTS = 1024  # hosts of proven users in a second, 200 KiB
 _NOT_WITH_A_TOKEN = (
     AttributeType.EVEN_PORT,
     AttributeType.REQUESTED_ADDRESS_FAMILY,
@@ -96,7 +99,7 @@ class AllocateHandler:
         The quotas count relayed addresses, `max_allocations` those that have a socket of their own.
         """
         self._allocations = allocations
-        self._advertised = advertised
+        self._advertised_hosts = {family: str(address) for family, address in advertised.items()}
         self._is_own = is_own
         self._circles = circles
         self._user_quota = user_quota
@@ -104,6 +107,8 @@ class AllocateHandler:
         self._max_allocations = max_allocations
         self._max_shared_allocations = max_shared_allocations
         self._pending: dict[int, PendingAllocation] = {}
+        self._own_clients: dict[str, tuple[float, bool]] = {}
+        """Until when the kernel is not asked again whether a client's host is this machine's, and what it said."""
         self._last_id = 0
         self.is_open = True
         """Whether new allocations are made at all: not while the month's transfer budget is spent."""
@@ -137,7 +142,7 @@ class AllocateHandler:
             even=even is not None,
             reserves_next=reserves_next,
             reservation=reservation,
-            client_is_own=self._is_own(without_zone(five_tuple.client[0])),
+            client_is_own=self._client_is_own(five_tuple.client[0], now),
             families=families,
             refused=refused,
         )
@@ -173,7 +178,7 @@ class AllocateHandler:
         if additional is not None and request.get(AttributeType.REQUESTED_ADDRESS_FAMILY) is not None:
             raise Refusal(ErrorCode.BAD_REQUEST)
         family = requested_family(request)
-        if family is None or family not in self._advertised:
+        if family is None or family not in self._advertised_hosts:
             raise Refusal(ErrorCode.ADDRESS_FAMILY_NOT_SUPPORTED)
         if additional is None:
             return [family]
@@ -200,7 +205,7 @@ class AllocateHandler:
         return None
 
     def _additional_refused(self, key: QuotaKey, source: str) -> ErrorCode | None:
-        if AddressFamily.IPV6 not in self._advertised:
+        if AddressFamily.IPV6 not in self._advertised_hosts:
             return ErrorCode.ADDRESS_FAMILY_NOT_SUPPORTED
         return self._full(key, source, 2)
 
@@ -259,6 +264,14 @@ class AllocateHandler:
         is_this_clients = pending.client_is_own and port == pending.five_tuple.client[1]
         return is_this_clients or self._allocations.is_own_clients_port(port)
 
+    def _client_is_own(self, host: str, now: float) -> bool:
+        known = self._own_clients.get(host)
+        if known is None or known[0] <= now:
+            if len(self._own_clients) >= _MAX_OWN_CLIENTS:
+                self._own_clients.clear()
+            known = self._own_clients[host] = now + _OWN_CLIENT_S, self._is_own(without_zone(host))
+        return known[1]
+
     def _end_tries(self, pending: PendingAllocation) -> AddressFamily:
         """The family that was tried; the ports that failed are free again."""
         family = pending.families.pop(0)
@@ -270,7 +283,7 @@ class AllocateHandler:
     def _complete(self, pending: PendingAllocation, now: float) -> AllocateStep:
         expires_at = now + pending.lifetime_s
         opened = {
-            family: RelayedAddress((str(self._advertised[family]), port), expires_at)
+            family: RelayedAddress((self._advertised_hosts[family], port), expires_at)
             for family, port in pending.opened.items()
         }
         shared = {family: RelayedAddress(port.address, expires_at, port) for family, port in pending.shared.items()}
@@ -326,11 +339,6 @@ def _quota_key(identity: Identity, five_tuple: FiveTuple) -> QuotaKey:
     return identity.user, source_key(five_tuple.client[0])
 
 
-def without_zone(host: str) -> IPAddress:
-    """A client's host as an address."""
-    return ip_address(host.partition("%")[0])
-
-
 def requested_family(request: Message) -> AddressFamily | None:
     """IPv4 where none is asked for; None for one that nobody has defined."""
     value = request.get(AttributeType.REQUESTED_ADDRESS_FAMILY)
@@ -346,7 +354,7 @@ def asked_lifetime_s(request: Message) -> int | None:
 def _allocate_response(pending: PendingAllocation, allocation: Allocation, token: bytes | None) -> bytes:
     transaction_id = pending.request.transaction_id
     host, port = pending.five_tuple.client
-    relayed = [(ip_address(one.address[0]), one.address[1]) for one in allocation.relayed.values()]
+    relayed = [(without_zone(one.address[0]), one.address[1]) for one in allocation.relayed.values()]
     refused = [encode_address_error_code(family, code) for family, code in pending.refused.items()]
     return success(
         pending.request,

@@ -70,11 +70,11 @@ class AllocationTable:
 
     def held_by(self, key: QuotaKey) -> int:
         """How many relayed addresses this user has from there, with those that are reserved for it."""
-        return self._held[key] + self.reservations.held_by(key)
+        return self._held.get(key, 0) + self.reservations.held_by(key)
 
     def held_at(self, source: str) -> int:
         """How many relayed addresses clients at this address (`source_key`) have, whoever they are; also reserved."""
-        return self._held_at[source] + self.reservations.held_at(source)
+        return self._held_at.get(source, 0) + self.reservations.held_at(source)
 
     def of_owner(self, owner: Owner) -> tuple[Allocation, ...]:
         """All that this owner has, by whatever five-tuples."""
@@ -95,7 +95,14 @@ class AllocationTable:
 
     def is_relayed(self, address: IPAddress, port: int) -> bool:
         """Whether this is a relayed address of ours: shared ones are, whoever has them."""
-        return self.relayed_at(address, port) is not None or self.shared_at(address, port) is not None
+        return self.is_relayed_address(family_of(address), (str(address), port))
+
+    def is_relayed_address(self, family: AddressFamily, address: SocketAddress) -> bool:
+        """The same of an address whose host is printed already."""
+        if address in self._by_relayed:
+            return True
+        ports = self.shared.get(family)
+        return ports is not None and ports.find(address) is not None
 
     def of_id(self, allocation_id: int) -> Allocation:
         """The live allocation of this id."""
@@ -103,7 +110,7 @@ class AllocationTable:
 
     def is_own_clients_port(self, port: int) -> bool:
         """Whether an allocation's client has this port on an address of this machine."""
-        return self._own_client_ports[port] > 0
+        return self._own_client_ports.get(port, 0) > 0
 
     def add(self, allocation: Allocation) -> None:
         """`allocation` lives; its ports were taken before."""
@@ -193,7 +200,7 @@ class AllocationTable:
     def next_deadline(self) -> float | None:
         """When the next allocation or reservation expires or is due for `to_sweep`."""
         deadlines = (self._expiry.next_deadline(), self._sweeps.next_deadline(), self.reservations.next_deadline())
-        return min((at for at in deadlines if at is not None), default=None)
+        return min([at for at in deadlines if at is not None], default=None)
 
     def to_sweep(self, now: float) -> Iterator[Allocation]:
         """The allocations that may hold what has expired; the taker drops it before it asks for the next one.

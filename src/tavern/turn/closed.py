@@ -60,7 +60,7 @@ class ClosedRelay:
             owner = SessionOwner(user)
         elif not self._static_credentials:
             return None
-        return attrs.evolve(identity, owner=owner)
+        return identity if owner is None else attrs.evolve(identity, owner=owner)
 
     def move_session(self, session_id: str, group: Hashable | None) -> list[Effect]:
         """The session is in this group and in no other one. Where it left one, its allocations end."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import attrs
 
-from tavern.addresses import IPAddress, SocketAddress
+from tavern.addresses import IPAddress, SocketAddress, without_zone
 from tavern.stun.attributes import (
     AddressFamily,
     decode_channel_number,
@@ -15,7 +15,7 @@ from tavern.stun.attributes import (
     family_of,
 )
 from tavern.stun.message import AttributeType, Message, Method
-from tavern.turn.allocate import AllocateHandler, asked_lifetime_s, requested_family, without_zone
+from tavern.turn.allocate import AllocateHandler, asked_lifetime_s, requested_family
 from tavern.turn.allocation import (
     CHANNEL_LIFETIME_S,
     FIRST_CHANNEL,
@@ -63,7 +63,7 @@ class RequestHandler:
         max_channels: int,
     ) -> None:
         self._allocations = allocations
-        self._advertised = advertised
+        self._advertised_hosts = {family: str(address) for family, address in advertised.items()}
         self._reach = reach
         self.allocate = AllocateHandler(
             allocations,
@@ -101,8 +101,9 @@ class RequestHandler:
         One whose advertised address no interface has sends from whatever address of this machine leads there.
         """
         address = without_zone(client[0])
-        advertised = self._advertised.get(family_of(address))
-        if advertised is None or not self._allocations.is_relayed(advertised, client[1]):
+        family = family_of(address)
+        advertised = self._advertised_hosts.get(family)
+        if advertised is None or not self._allocations.is_relayed_address(family, (advertised, client[1])):
             return False
         return self._reach.is_own(address)
 

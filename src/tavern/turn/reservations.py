@@ -52,11 +52,11 @@ class Reservations:
 
     def held_by(self, key: QuotaKey) -> int:
         """How many this user has from there."""
-        return self._held[key]
+        return self._held.get(key, 0)
 
     def held_at(self, source: str) -> int:
         """How many clients at this address have, whoever they are."""
-        return self._held_at[source]
+        return self._held_at.get(source, 0)
 
     def of_owner(self, owner: Owner) -> tuple[Reservation, ...]:
         """All that this owner has."""

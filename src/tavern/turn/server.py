@@ -8,7 +8,7 @@ from random import Random
 
 import attrs
 
-from tavern.addresses import IPAddress, SocketAddress, source_key
+from tavern.addresses import IPAddress, SocketAddress, source_key, without_zone
 from tavern.stun.attributes import AddressFamily, encode_xor_address, family_of
 from tavern.stun.message import Attribute, AttributeType, MalformedMessage, Message, MessageClass, Method, parse
 from tavern.turn.allocate import AllocateStep, PendingAllocation
@@ -150,8 +150,11 @@ class TurnServer:
         if five_tuple.transport is Transport.UDP and self._handler.is_own_relay(five_tuple.client):
             self.counters.malformed += 1
             return []
-        expired = self.handle_timer(now) + self._handler.drop_expired(five_tuple, now)
-        return expired + self._handle_turn_request(message, five_tuple, now, unix_time_s)
+        deadline = self.next_deadline()
+        effects = [] if deadline is None or deadline > now else self.handle_timer(now)
+        effects += self._handler.drop_expired(five_tuple, now)
+        effects += self._handle_turn_request(message, five_tuple, now, unix_time_s)
+        return effects
 
     def relay_opened(self, flow_id: int, now: float) -> list[Effect]:
         """The relay socket that `OpenRelaySocket` asked for is bound: once it was the last, the allocation lives."""
@@ -183,7 +186,7 @@ class TurnServer:
     def next_deadline(self) -> float | None:
         """When `handle_timer` wants to be called; None while nothing can expire."""
         deadlines = (self.allocations.next_deadline(), self.closed.sessions.next_deadline())
-        return min((at for at in deadlines if at is not None), default=None)
+        return min([at for at in deadlines if at is not None], default=None)
 
     def handle_timer(self, now: float) -> list[Effect]:
         """Ends the allocations and lost sessions whose time has come; forgets what idle allocations hold no longer."""
@@ -312,7 +315,7 @@ def _answer_binding(request: Message, five_tuple: FiveTuple) -> bytes:
     if unknown := request.unknown_required(_KNOWN_ATTRIBUTES):
         return unauthenticated_error(request, UnknownAttributes(unknown))
     host, port = five_tuple.client
-    mapped = encode_xor_address(ip_address(host.partition("%")[0]), port, request.transaction_id)
+    mapped = encode_xor_address(without_zone(host), port, request.transaction_id)
     return success(request, (AttributeType.XOR_MAPPED_ADDRESS, mapped))
 
 
