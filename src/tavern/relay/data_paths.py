@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import attrs
@@ -50,3 +51,11 @@ def open_data_path(
     if name == "native":
         return NativeDataPath(listeners, own_hosts, user_bytes_per_s=user_bytes_per_s, bytes_per_s=bytes_per_s)
     return PythonDataPath(listeners, own_hosts, Meter(user_bytes_per_s, bytes_per_s))
+
+
+def together(data_path: DataPath) -> AbstractContextManager[None]:
+    """Commands of the block may be executed at its end, with less work for each. Not within another one.
+
+    The thread in Python takes all that are there when it comes to run, however they were submitted.
+    """
+    return data_path.together() if isinstance(data_path, NativeDataPath) else nullcontext()

@@ -7,7 +7,6 @@ import random
 import secrets
 import socket
 import time
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from ipaddress import IPv4Network, IPv6Network
 
@@ -19,7 +18,7 @@ from tavern.errors import StartupError
 from tavern.logs import log_event
 from tavern.relay.addresses import interface_addresses
 from tavern.relay.data_path import DataPath, DataPathStatistics
-from tavern.relay.data_paths import DataPathChoice, choose_data_path, open_data_path
+from tavern.relay.data_paths import DataPathChoice, choose_data_path, open_data_path, together
 from tavern.relay.routes import is_local
 from tavern.relay.sockets import Listener, open_listeners, open_relay_socket
 from tavern.relay.streams import StreamServer
@@ -321,9 +320,10 @@ class Relay:
         now = time.monotonic()
         ends_at = now + _CONTROL_BATCH_S
         unix_time_s = self._wall_clock()
-        while now < ends_at and (packet := data_path.take_control_packet(now)) is not None:
-            self._execute(self._server.receive(packet.data, packet.five_tuple, now, unix_time_s))
-            now = time.monotonic()
+        with together(data_path):
+            while now < ends_at and (packet := data_path.take_control_packet(now)) is not None:
+                self._execute(self._server.receive(packet.data, packet.five_tuple, now, unix_time_s))
+                now = time.monotonic()
         self._announce_deadline()
         return now >= ends_at
 
@@ -358,11 +358,9 @@ class Relay:
 
     def _execute(self, effects: Iterable[Effect]) -> None:
         assert self._data_path is not None
-        queue = deque(effects)
-        while queue:
-            effect = queue.popleft()
+        for effect in effects:
             if isinstance(effect, OpenRelaySocket):
-                queue.extendleft(reversed(self._open_relay(effect)))
+                self._execute(self._open_relay(effect))  # what follows from it comes next; ports are tried a few times
             elif isinstance(effect, AddFlow | AddRelayedAddress):
                 family = socket.AF_INET6 if ":" in effect.relayed_address[0] else socket.AF_INET
                 relay = None if effect.shared else self._opened.pop((effect.flow_id, family))

@@ -7,7 +7,9 @@ import ctypes
 import os
 import socket
 import threading
+from collections.abc import Iterator
 from ctypes import byref
+from functools import lru_cache
 
 import attrs
 import trio
@@ -16,14 +18,16 @@ from tavern.addresses import SocketAddress
 from tavern.relay.control_queue import ControlPacket
 from tavern.relay.data_path import DataPathStatistics
 from tavern.relay.native.encoding import (
+    CONTROL_PACKET,
     NO_SOCKET,
     CommandEncoder,
     pack_address,
     pack_answer,
     pack_stream_client,
+    pack_together,
     pack_udp_client,
 )
-from tavern.relay.native.library import Address, ControlRecord, CoreConfig, CTraffic, Drops, load_library
+from tavern.relay.native.library import Address, Client, CoreConfig, CTraffic, Drops, load_library
 from tavern.relay.native.links import NativeLinks
 from tavern.relay.sockets import Listener, five_tuple_of, route
 from tavern.relay.stream_links import PythonStreamLink
@@ -35,6 +39,9 @@ from tavern.turn.indications import SockAddr
 
 _STOP_TIMEOUT_S = 5.0  # far beyond what a turn of the loop takes; a thread that hangs is left behind
 _MAX_CONTROL_SIZE = 2048  # of control packets: what the data path lets through
+# Clients whose names are kept in both forms, those of the last seconds: a handshake needs them four times. 1 MB; forged
+# addresses push others out, which costs those a few microseconds.
+_MAX_CLIENTS = 1024
 
 
 class NativeDataPath:
@@ -59,8 +66,13 @@ class NativeDataPath:
         self._links = NativeLinks(self._library, self._path, self._submit)
         self._generations: dict[int, int] = {}
         """By descriptors that are watched and not added yet."""
-        self._record = ControlRecord()
-        self._data = ctypes.create_string_buffer(_MAX_CONTROL_SIZE)
+        self._together: list[bytes] | None = None
+        """The encoded commands of a block of `together`."""
+        self._packet = ctypes.create_string_buffer(CONTROL_PACKET.size + _MAX_CONTROL_SIZE)
+        self._packet_at = ctypes.addressof(self._packet)
+        self._data_at = self._packet_at + CONTROL_PACKET.size
+        self._five_tuple_of = lru_cache(_MAX_CLIENTS)(self._five_tuple)
+        self._udp_client = lru_cache(_MAX_CLIENTS)(self._pack_client)
         self._control_ready = trio.Event()
         self._last_statistics: DataPathStatistics | None = None
         self._stopping = False
@@ -129,14 +141,30 @@ class NativeDataPath:
 
     def submit(self, command: Command) -> None:
         """See DataPath."""
-        if not isinstance(command, SendToClient | CloseClient):
-            assert not isinstance(command, AddFlow | AddRelayedAddress)
-            self._submit(self._encoder.encode(command))
-        elif command.five_tuple.transport is not Transport.UDP:
+        if isinstance(command, SendToClient):
+            if command.five_tuple.transport is Transport.UDP:
+                self._submit(pack_answer(self._udp_client(command.five_tuple), command.data))
+            else:
+                self._links.answer(command)
+        elif isinstance(command, CloseClient):
             self._links.answer(command)
         else:
-            assert isinstance(command, SendToClient)
-            self._submit(pack_answer(self._client(command.five_tuple), command.data))
+            assert not isinstance(command, AddFlow | AddRelayedAddress)
+            self._submit(self._encoder.encode(command))
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """See `data_paths.together`: one call and one wake-up of the thread for all of them."""
+        assert self._together is None
+        commands: list[bytes] = []
+        self._together = commands
+        try:
+            yield
+        finally:
+            self._together = None
+            if commands and self._last_statistics is None:
+                packed = pack_together(commands)
+                self._library.tavern_submit_all(self._path, packed, len(packed))
 
     def open_stream(self, five_tuple: FiveTuple) -> PythonStreamLink:
         """See DataPath."""
@@ -144,16 +172,11 @@ class NativeDataPath:
 
     def take_control_packet(self, now: float) -> ControlPacket | None:
         """See DataPath."""
-        record = self._record
-        if not self._library.tavern_take_control(self._path, now, byref(record), self._data):
+        if not self._library.tavern_take_control(self._path, now, self._packet_at, self._data_at):
             return None
-        client = record.client
-        listener = self._listeners[client.listener]
-        local = b""
-        if listener.has_local:
-            local = bytes(client.local[:4] if listener.family == socket.AF_INET else client.local)
-        five_tuple = five_tuple_of(listener, _sockaddr(client.address), local)
-        return ControlPacket(self._data.raw[: record.size], five_tuple, record.received_at)
+        client, received_at, size, _ = CONTROL_PACKET.unpack_from(self._packet)
+        data = ctypes.string_at(self._data_at, size)
+        return ControlPacket(data, self._five_tuple_of(client), received_at)
 
     def statistics(self) -> DataPathStatistics:
         """See DataPath."""
@@ -199,12 +222,27 @@ class NativeDataPath:
         self._library.tavern_close(self._path)
 
     def _submit(self, command: bytes) -> None:
-        if self._last_statistics is None:
+        if self._together is not None:
+            self._together.append(command)
+        elif self._last_statistics is None:
             self._library.tavern_submit(self._path, command, len(command))
+
+    def _five_tuple(self, packed: bytes) -> FiveTuple:
+        """Whom a `struct client` over UDP names."""
+        client = Client.from_buffer_copy(packed)
+        listener = self._listeners[client.listener]
+        local = b""
+        if listener.has_local:
+            local = bytes(client.local[:4] if listener.family == socket.AF_INET else client.local)
+        return five_tuple_of(listener, _sockaddr(client.address), local)
 
     def _client(self, five_tuple: FiveTuple) -> bytes:
         if five_tuple.transport is not Transport.UDP:
             return pack_stream_client(self._links.number(five_tuple))
+        return self._udp_client(five_tuple)
+
+    def _pack_client(self, five_tuple: FiveTuple) -> bytes:
+        """The `struct client` of one over UDP."""
         listener, client, local = route(self._listeners, five_tuple)
         scope = client[3] if len(client) == 4 else 0
         return pack_udp_client(self._listeners.index(listener), client[:2], scope, local)

@@ -56,6 +56,9 @@ _SIZE = struct.Struct("=I").pack
     _FROM_STREAM,
     _TO_STREAM_TYPE,
 ) = range(1, 15)
+_ANSWER = bytes((_SEND_TO_CLIENT,))
+CONTROL_PACKET = struct.Struct("=48sdII")
+"""`struct control_packet`: `struct client`, when it was received, the size of its data, and nothing."""
 
 NO_SOCKET = (-1, 0)
 """Of a shared relayed address: the descriptor and the generation of a socket that it does not have."""
@@ -194,9 +197,14 @@ def _pack_permission(command: SetPermission) -> bytes:
     return _FLOW(_SET_PERMISSION, command.flow_id) + address + flags + struct.pack(f"={len(targets)}Q", *targets)
 
 
+def pack_together(commands: Iterable[bytes]) -> bytes:
+    """Several commands for `tavern_submit_all`."""
+    return b"".join([part for command in commands for part in (_SIZE(len(command)), command)])
+
+
 def pack_answer(client: bytes, data: bytes) -> bytes:
     """One STUN message to a client over UDP."""
-    return bytes((_SEND_TO_CLIENT,)) + client + data
+    return _ANSWER + client + data
 
 
 def pack_from_stream(link: int, frames: Iterable[bytes], counted_size: int) -> bytes:

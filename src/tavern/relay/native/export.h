@@ -7,7 +7,7 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-enum { ABI = 1 }; /* changes with whatever below does */
+enum { ABI = 2 }; /* changes with whatever below does */
 
 struct data_path;
 
@@ -38,6 +38,9 @@ uint32_t tavern_watch(struct data_path *path, int fd);
 
 /* Executes a command (commands.h), in the order of the calls. */
 void tavern_submit(struct data_path *path, const uint8_t *command, size_t size);
+
+/* The same of several, each with its size (32 bits) before it. */
+void tavern_submit_all(struct data_path *path, const uint8_t *commands, size_t size);
 
 /* Readable when there may be control packets or events; to be called before looking at them. */
 int tavern_notice_fd(const struct data_path *path);

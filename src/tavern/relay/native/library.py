@@ -22,7 +22,7 @@ from typing import Any
 from tavern.errors import TavernError
 from tavern.turn.drops import Drop
 
-ABI = 1
+ABI = 2
 """What this module was written for; the library says its own."""
 
 LIBRARY = Path(__file__).with_name("libtavernrelay.so")
@@ -75,12 +75,6 @@ class CTraffic(Structure):
     )
 
 
-class ControlRecord(Structure):
-    """`struct control_packet`, without its data."""
-
-    _fields_ = (("client", Client), ("received_at", c_double), ("size", c_uint32), ("reserved", c_uint32))
-
-
 Drops = c_uint64 * len(Drop)
 """Counters in the order of `Drop`."""
 
@@ -94,9 +88,10 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "tavern_stop": (None, (c_void_p,)),
     "tavern_watch": (c_uint32, (c_void_p, c_int)),
     "tavern_submit": (None, (c_void_p, c_char_p, c_size_t)),
+    "tavern_submit_all": (None, (c_void_p, c_char_p, c_size_t)),
     "tavern_notice_fd": (c_int, (c_void_p,)),
     "tavern_notice_seen": (None, (c_void_p,)),
-    "tavern_take_control": (c_int, (c_void_p, c_double, POINTER(ControlRecord), c_void_p)),
+    "tavern_take_control": (c_int, (c_void_p, c_double, c_void_p, c_void_p)),
     "tavern_open_link": (c_void_p, (c_void_p, c_uint32)),
     "tavern_link_taken": (None, (c_void_p, c_uint64)),
     "tavern_close_link": (None, (c_void_p, c_void_p)),

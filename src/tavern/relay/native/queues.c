@@ -21,22 +21,37 @@ void records_close(struct records *records)
     free(records->data);
 }
 
-void records_put(struct records *records, const void *head, size_t head_size, const void *data, size_t data_size)
+/* Room for so many bytes more, which count as put. */
+static uint8_t *grow(struct records *records, size_t size)
 {
-    uint32_t size = (uint32_t)(head_size + data_size);
-    pthread_mutex_lock(&records->lock);
-    size_t needed = records->size + sizeof size + size;
+    size_t needed = records->size + size;
     if (needed > records->capacity) {
         records->capacity = needed > 2 * records->capacity ? needed + 1024 : 2 * records->capacity;
         records->data = reallocate(records->data, records->capacity);
     }
     uint8_t *at = records->data + records->size;
+    records->size = needed;
+    return at;
+}
+
+void records_put(struct records *records, const void *head, size_t head_size, const void *data, size_t data_size)
+{
+    uint32_t size = (uint32_t)(head_size + data_size);
+    pthread_mutex_lock(&records->lock);
+    uint8_t *at = grow(records, sizeof size + size);
     memcpy(at, &size, sizeof size);
     memcpy(at + sizeof size, head, head_size);
     if (data_size > 0)
         memcpy(at + sizeof size + head_size, data, data_size);
-    records->size = needed;
-    atomic_store(&records->waiting, needed);
+    atomic_store(&records->waiting, records->size);
+    pthread_mutex_unlock(&records->lock);
+}
+
+void records_put_all(struct records *records, const void *data, size_t size)
+{
+    pthread_mutex_lock(&records->lock);
+    memcpy(grow(records, size), data, size);
+    atomic_store(&records->waiting, records->size);
     pthread_mutex_unlock(&records->lock);
 }
 

@@ -21,6 +21,9 @@ void records_close(struct records *records);
 /* Appends one record made of two parts. */
 void records_put(struct records *records, const void *head, size_t head_size, const void *data, size_t data_size);
 
+/* Appends whole records, each with its size (32 bits) before it. */
+void records_put_all(struct records *records, const void *data, size_t size);
+
 /* All of them, for the caller to free; NULL if there are none. */
 uint8_t *records_take_all(struct records *records, size_t *size);
 
