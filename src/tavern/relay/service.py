@@ -37,7 +37,8 @@ from tavern.turn.shared_ports import SharedPortsMode
 _log = logging.getLogger(__name__)
 
 _CONTROL_BATCH_S = 0.001  # requests are served so long between two checkpoints: signaling waits no longer
-# After a batch that time ended: behind, this thread would hold the interpreter, and the data path's get it too late.
+# After a batch that time ended, where the data path is in Python: behind, this thread would hold the interpreter, and
+# the data path's get it too late. One that is compiled needs no interpreter.
 _CONTROL_PAUSE_S = 0.001
 _ADDRESS_REFRESH_S = 30.0  # how late a new interface's address becomes a forbidden peer
 
@@ -310,10 +311,11 @@ class Relay:
         return Traffic() if self._data_path is None else self._data_path.statistics().traffic
 
     async def _serve_control(self, data_path: DataPath) -> None:
+        pause_s = _CONTROL_PAUSE_S if self.chosen_data_path.name == "python" else 0
         while True:
             await data_path.wait_control_packets()
             while self._serve_batch(data_path):  # noqa: ASYNC110 - it waits for no event, it makes room
-                await trio.sleep(_CONTROL_PAUSE_S)
+                await trio.sleep(pause_s)
 
     def _serve_batch(self, data_path: DataPath) -> bool:
         """Whether its time ended it, and not the last packet."""
