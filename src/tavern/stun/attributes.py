@@ -15,6 +15,7 @@ from tavern.stun.message import MAGIC_COOKIE, MalformedMessage
 
 _COOKIE = int.from_bytes(MAGIC_COOKIE, "big")
 _COOKIE_HIGH = _COOKIE >> 16
+_pack_ipv4 = struct.Struct(">BBHI").pack
 RESERVATION_TOKEN_SIZE = 8  # bytes; RFC 8656 §18.10
 _MAX_REASON_BYTES = 763  # RFC 8489 §14.8
 
@@ -34,7 +35,7 @@ def family_of(address: IPAddress) -> AddressFamily:
 def encode_xor_address(address: IPAddress, port: int, transaction_id: bytes) -> bytes:
     """XOR-MAPPED-, XOR-PEER- or XOR-RELAYED-ADDRESS (§14.2)."""
     if isinstance(address, IPv4Address):
-        return struct.pack(">BBHI", 0, AddressFamily.IPV4, port ^ _COOKIE_HIGH, int(address) ^ _COOKIE)
+        return _pack_ipv4(0, AddressFamily.IPV4, port ^ _COOKIE_HIGH, int(address) ^ _COOKIE)
     mask = int.from_bytes(MAGIC_COOKIE + transaction_id, "big")
     xored = (int(address) ^ mask).to_bytes(16, "big")
     return struct.pack(">BBH", 0, AddressFamily.IPV6, port ^ _COOKIE_HIGH) + xored

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
-from tavern.addresses import IPAddress, source_key, without_zone
+from tavern.addresses import IPAddress, SocketAddress, source_key, without_zone
 from tavern.stun.attributes import (
     AddressFamily,
     decode_even_port,
@@ -18,7 +18,7 @@ from tavern.stun.attributes import (
     encode_lifetime,
     encode_xor_address,
 )
-from tavern.stun.message import AttributeType, Message
+from tavern.stun.message import Attribute, AttributeType, Message
 from tavern.turn.allocation import Allocation, QuotaKey, RelayedAddress, granted_lifetime_s
 from tavern.turn.allocations import AllocationTable
 from tavern.turn.answers import ErrorCode, Refusal, authenticated_error, success
@@ -35,6 +35,7 @@ MAX_PORT_TRIES = 8  # ports of the range that other programs hold; more in a row
 # at once. Peers' addresses are judged afresh every time: it is those that a client chooses.
 _OWN_CLIENT_S = 1.0
 _MAX_OWN_CLIENTS = 1024  # hosts of proven users in a second, 200 KiB
+_FAMILIES = (AddressFamily.IPV4, AddressFamily.IPV6)
 _NOT_WITH_A_TOKEN = (
     AttributeType.EVEN_PORT,
     AttributeType.REQUESTED_ADDRESS_FAMILY,
@@ -54,6 +55,7 @@ class PendingAllocation:
     request: Message
     five_tuple: FiveTuple
     identity: Identity
+    quota_key: QuotaKey
     lifetime_s: int
     even: bool
     reserves_next: bool
@@ -138,6 +140,7 @@ class AllocateHandler:
             request=request,
             five_tuple=five_tuple,
             identity=identity,
+            quota_key=key,
             lifetime_s=lifetime_s,
             even=even is not None,
             reserves_next=reserves_next,
@@ -255,7 +258,7 @@ class AllocateHandler:
         if pending.even or pending.reservation is not None or taken >= self._max_shared_allocations:
             return None
         return self._allocations.shared[family].take(
-            _quota_key(pending.identity, pending.five_tuple),
+            pending.quota_key,
             owned=pending.identity.owner is not None,
             avoid=lambda port: self._is_own_clients(pending, port),
         )
@@ -282,19 +285,18 @@ class AllocateHandler:
 
     def _complete(self, pending: PendingAllocation, now: float) -> AllocateStep:
         expires_at = now + pending.lifetime_s
-        opened = {
-            family: RelayedAddress((self._advertised_hosts[family], port), expires_at)
-            for family, port in pending.opened.items()
-        }
-        shared = {family: RelayedAddress(port.address, expires_at, port) for family, port in pending.shared.items()}
-        # The families in the order of their numbers: IPv4 first.
-        relayed = dict(sorted({**opened, **shared}.items()))
+        relayed: dict[AddressFamily, RelayedAddress] = {}
+        for family in _FAMILIES:
+            if (port := pending.opened.get(family)) is not None:
+                relayed[family] = RelayedAddress((self._advertised_hosts[family], port), expires_at)
+            elif (shared := pending.shared.get(family)) is not None:
+                relayed[family] = RelayedAddress(shared.address, expires_at, shared)
         allocation = Allocation(
             id=pending.flow_id,
             five_tuple=pending.five_tuple,
             username=pending.identity.username,
             key=pending.identity.key,
-            quota_key=_quota_key(pending.identity, pending.five_tuple),
+            quota_key=pending.quota_key,
             relayed=relayed,
             owner=pending.identity.owner,
             client_is_own=pending.client_is_own,
@@ -353,15 +355,19 @@ def asked_lifetime_s(request: Message) -> int | None:
 
 def _allocate_response(pending: PendingAllocation, allocation: Allocation, token: bytes | None) -> bytes:
     transaction_id = pending.request.transaction_id
-    host, port = pending.five_tuple.client
-    relayed = [(without_zone(one.address[0]), one.address[1]) for one in allocation.relayed.values()]
-    refused = [encode_address_error_code(family, code) for family, code in pending.refused.items()]
-    return success(
-        pending.request,
-        *((AttributeType.XOR_RELAYED_ADDRESS, encode_xor_address(*one, transaction_id)) for one in relayed),
-        (AttributeType.LIFETIME, encode_lifetime(pending.lifetime_s)),
-        (AttributeType.XOR_MAPPED_ADDRESS, encode_xor_address(without_zone(host), port, transaction_id)),
-        *(() if token is None else ((AttributeType.RESERVATION_TOKEN, token),)),
-        *((AttributeType.ADDRESS_ERROR_CODE, value) for value in refused),
-        key=pending.identity.key,
-    )
+    attributes: list[Attribute] = [
+        (AttributeType.XOR_RELAYED_ADDRESS, _encode_address(one.address, transaction_id))
+        for one in allocation.relayed.values()
+    ]
+    attributes.append((AttributeType.LIFETIME, encode_lifetime(pending.lifetime_s)))
+    mapped = _encode_address(pending.five_tuple.client, transaction_id)
+    attributes.append((AttributeType.XOR_MAPPED_ADDRESS, mapped))
+    if token is not None:
+        attributes.append((AttributeType.RESERVATION_TOKEN, token))
+    for family, code in pending.refused.items():
+        attributes.append((AttributeType.ADDRESS_ERROR_CODE, encode_address_error_code(family, code)))
+    return success(pending.request, *attributes, key=pending.identity.key)
+
+
+def _encode_address(address: SocketAddress, transaction_id: bytes) -> bytes:
+    return encode_xor_address(without_zone(address[0]), address[1], transaction_id)

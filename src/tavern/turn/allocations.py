@@ -10,7 +10,7 @@ from tavern.addresses import IPAddress, SocketAddress, source_key
 from tavern.stun.attributes import AddressFamily, family_of
 from tavern.turn.allocation import NEVER, Allocation, QuotaKey
 from tavern.turn.commands import Effect, RemoveFlow, RemoveRelayedAddress
-from tavern.turn.expiry import ExpiryQueue
+from tavern.turn.expiry import ExpiryQueue, earliest
 from tavern.turn.five_tuple import FiveTuple
 from tavern.turn.ports import PortRange
 from tavern.turn.reservations import Reservation, Reservations
@@ -199,8 +199,8 @@ class AllocationTable:
 
     def next_deadline(self) -> float | None:
         """When the next allocation or reservation expires or is due for `to_sweep`."""
-        deadlines = (self._expiry.next_deadline(), self._sweeps.next_deadline(), self.reservations.next_deadline())
-        return min([at for at in deadlines if at is not None], default=None)
+        deadline = earliest(self._expiry.next_deadline(), self._sweeps.next_deadline())
+        return earliest(deadline, self.reservations.next_deadline())
 
     def to_sweep(self, now: float) -> Iterator[Allocation]:
         """The allocations that may hold what has expired; the taker drops it before it asks for the next one.

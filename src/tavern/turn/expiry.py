@@ -8,6 +8,13 @@ from collections.abc import Iterator
 _SLACK = 64  # stale entries tolerated beside as many as there are live ones, before the heap is rebuilt
 
 
+def earliest(first: float | None, second: float | None) -> float | None:
+    """The earlier of two times of which each may be never."""
+    if first is None or (second is not None and second < first):
+        return second
+    return first
+
+
 class ExpiryQueue:
     """Expiry times by id. Memory is proportional to the ids that are set, however often their times move."""
 

@@ -35,11 +35,11 @@ class PortRange:
 
         Random since ports that can be guessed help who forges packets from peers (RFC 6056).
         """
-        count = len(self._free_even) if even else len(self._free_even) + len(self._free_odd)
+        evens = len(self._free_even)
+        count = evens if even else evens + len(self._free_odd)
         if count == 0:
             return None
         index = self._random.randrange(count)
-        evens = len(self._free_even)
         port = self._free_even[index] if index < evens else self._free_odd[index - evens]
         self._take(port)
         return port

@@ -96,7 +96,8 @@ class Reservations:
 
     def next_deadline(self) -> float | None:
         """When the next one expires."""
-        return next((reservation.expires_at for reservation in self._by_token.values()), None)
+        first = next(iter(self._by_token.values()), None)
+        return None if first is None else first.expires_at
 
     def expired(self, now: float) -> list[Reservation]:
         """Those whose time has come; the caller removes them."""

@@ -24,6 +24,7 @@ from tavern.turn.answers import (
 from tavern.turn.auth import Credentials, Identity, Nonces
 from tavern.turn.closed import ClosedRelay
 from tavern.turn.commands import CloseClient, Effect, RemoveFlow, SendToClient, SetTransfer
+from tavern.turn.expiry import earliest
 from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.limiter import BURST_S, TokenBuckets, UnauthenticatedLimiter
 from tavern.turn.policy import Network, PeerPolicy
@@ -185,8 +186,7 @@ class TurnServer:
 
     def next_deadline(self) -> float | None:
         """When `handle_timer` wants to be called; None while nothing can expire."""
-        deadlines = (self.allocations.next_deadline(), self.closed.sessions.next_deadline())
-        return min([at for at in deadlines if at is not None], default=None)
+        return earliest(self.allocations.next_deadline(), self.closed.sessions.next_deadline())
 
     def handle_timer(self, now: float) -> list[Effect]:
         """Ends the allocations and lost sessions whose time has come; forgets what idle allocations hold no longer."""
