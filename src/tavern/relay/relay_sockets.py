@@ -36,6 +36,8 @@ class RelaySockets:
         self._send = send
         self._open: dict[int, tuple[socket.socket, _OnIcmp]] = {}
         self._shared: dict[SocketAddress, socket.socket] = {}
+        self.last_turn = -1.0
+        """The time that the previous turn's handlers were called with."""
 
     def add(self, flow: Flow[Endpoint], relay: socket.socket) -> Callable[[float], None]:
         """`relay` is the flow's. Returns what is to be called with the time when it can be read."""
@@ -64,9 +66,15 @@ class RelaySockets:
     ) -> Callable[[float], None]:
         receive = relay.recvfrom
         send = self._send
+        drained_at = 0.0
 
         def drain(now: float) -> None:
-            for _ in range(_RELAY_DRAIN):
+            nonlocal drained_at
+            # Most have one packet when they are ready, and to find nothing behind it costs as much as a packet. Which
+            # has more is ready in the next turn again.
+            most = _RELAY_DRAIN if drained_at == self.last_turn else 1
+            drained_at = now
+            for _ in range(most):
                 try:
                     data, peer = receive(_MAX_DATAGRAM)
                 except OSError:

@@ -214,6 +214,7 @@ class PythonDataPath:
                     if mask & error:
                         self._relays.report_errors(fd, now)
                     handler(now)
+            self._relays.last_turn = now
             if woken:
                 os.eventfd_read(wake_fd)
                 self._wake_pending = False
@@ -261,7 +262,10 @@ class PythonDataPath:
             if peer is not None:
                 (endpoint.relay_ipv4 if len(peer) == 2 else endpoint.relay_ipv6).sendto(data, peer)
             elif isinstance(client, UdpClient):
-                client.listener.sendmsg((data,), client.ancillary, 0, client.address)
+                if client.ancillary:
+                    client.listener.sendmsg((data,), client.ancillary, 0, client.address)
+                else:
+                    client.listener.sendto(data, client.address)
             elif not self._streams.thread_put_media(client, data):
                 self._forwarder.drops[Drop.STREAM_OUTBOX_FULL] += 1
         except OSError as error:
