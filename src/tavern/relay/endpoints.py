@@ -6,19 +6,10 @@ import socket
 
 import attrs
 
-from tavern.relay.sockets import Ancillary
+from tavern.relay.client_sockets import UdpClient
 from tavern.relay.stream_links import PythonStreamLink
 from tavern.turn.commands import AddFlow, AddRelayedAddress
 from tavern.turn.indications import SockAddr
-
-
-@attrs.frozen(eq=False)
-class UdpClient:
-    """The listener that the client sends to, and what makes packets to it leave from the address it sends to."""
-
-    listener: socket.socket
-    address: SockAddr
-    ancillary: Ancillary
 
 
 @attrs.define(eq=False)

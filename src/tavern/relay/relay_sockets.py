@@ -31,7 +31,7 @@ class RelaySockets:
     """Those that are open, by descriptor. All of it runs in the data path's thread."""
 
     def __init__(self, forwarder: Forwarder[Endpoint], send: Callable[[Output[Endpoint]], None]) -> None:
-        """`send` takes what goes on."""
+        """`send` takes what goes on: all of it to clients."""
         self._forwarder = forwarder
         self._send = send
         self._open: dict[int, tuple[socket.socket, _OnIcmp]] = {}
@@ -120,8 +120,8 @@ class RelaySockets:
                 error = next_error
             else:
                 return
-        self.count_unsent(error)
+        self.count_unsent(error.errno)
 
-    def count_unsent(self, error: OSError) -> None:
-        """A packet was dropped because of `error`."""
-        self._forwarder.drops[_UNSENT.get(error.errno, Drop.SEND_FAILED)] += 1
+    def count_unsent(self, error: int | None) -> None:
+        """A packet was dropped because of this errno."""
+        self._forwarder.drops[_UNSENT.get(error, Drop.SEND_FAILED)] += 1

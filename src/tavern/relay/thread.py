@@ -15,19 +15,12 @@ from collections.abc import Callable, Hashable
 import trio
 
 from tavern.addresses import SocketAddress
+from tavern.relay.client_sockets import AT_ONCE, ClientSocket, UdpClient
 from tavern.relay.control_queue import ControlPacket, ControlQueue
 from tavern.relay.data_path import DataPathStatistics
-from tavern.relay.endpoints import AddRelay, Endpoint, UdpClient
+from tavern.relay.endpoints import AddRelay, Endpoint
 from tavern.relay.relay_sockets import RelaySockets
-from tavern.relay.sockets import (
-    Ancillary,
-    Listener,
-    dropped_packets,
-    five_tuple_of,
-    local_address_in_pktinfo,
-    reply_ancillary,
-    route,
-)
+from tavern.relay.sockets import Listener, dropped_packets, five_tuple_of, route
 from tavern.relay.stream_links import FromStream, PythonStreamLink, PythonStreamLinks, ToStream
 from tavern.turn.commands import (
     AddFlow,
@@ -48,12 +41,10 @@ from tavern.turn.commands import (
 from tavern.turn.drops import Drop
 from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.flows import Flow
-from tavern.turn.forwarding import CONTROL, Forwarder, Reply, Unfragmented
+from tavern.turn.forwarding import CONTROL, STUN_HEADER_SIZE, Forwarder, Output, Reply, Unfragmented
 from tavern.turn.indications import SockAddr
 from tavern.turn.metering import Meter
 
-_MAX_DATAGRAM = 65535
-_ANCILLARY_SIZE = 64  # one in6_pktinfo with its header is 40
 _LISTENER_DRAIN = 128  # all clients share a listener
 _MAX_EVENTS = 64  # sockets served before commands are looked at again: at most 64 * 32 packets, some 15 ms
 _MAX_COMMANDS = 2048  # at once, some 5 ms: a member that leaves may end 57,000 permissions of the others
@@ -70,7 +61,7 @@ class PythonDataPath:
             own_hosts, lambda: random.getrandbits(96), frozenset(listener.port for listener in listeners), meter
         )
         self._handlers: dict[int, Callable[[float], None]] = {}
-        self._relays = RelaySockets(self._forwarder, self._send)
+        self._relays = RelaySockets(self._forwarder, self._to_client)
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Not bounded by itself: a control packet makes a few commands, and the control packets are.
@@ -90,8 +81,11 @@ class PythonDataPath:
         self._error: BaseException | None = None
         # A daemon: one that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._main, name="relay data path", daemon=True)
-        for listener in listeners:
-            self._register(listener.sock, self._listener_handler(listener))
+        self._client_sockets = [
+            ClientSocket(listener, number, self._relays.count_unsent) for number, listener in enumerate(listeners)
+        ]
+        for sock in self._client_sockets:
+            self._register(sock.listener.sock, self._listener_handler(sock))
         self._epoll.register(self._wake_fd, select.EPOLLIN)
 
     # Control side: all of these run in trio's thread
@@ -215,75 +209,80 @@ class PythonDataPath:
                         self._relays.report_errors(fd, now)
                     handler(now)
             self._relays.last_turn = now
+            self._flush()
             if woken:
                 os.eventfd_read(wake_fd)
                 self._wake_pending = False
                 self._execute_commands(now)
                 if self._commands:
                     self._wake()  # the rest after the sockets
+                self._flush()  # what came from streams
             self._streams.thread_announce()
 
     def _register(self, sock: socket.socket, handler: Callable[[float], None]) -> None:
         self._handlers[sock.fileno()] = handler
         self._epoll.register(sock.fileno(), select.EPOLLIN)
 
-    def _listener_handler(self, listener: Listener) -> Callable[[float], None]:
-        receive = listener.sock.recvmsg
+    def _listener_handler(self, sock: ClientSocket) -> Callable[[float], None]:
+        receive = sock.receive
         from_client = self._forwarder.from_client
-        send = self._send
-        where = local_address_in_pktinfo(listener.family)
 
         def drain(now: float) -> None:
-            for _ in range(_LISTENER_DRAIN):
-                try:
-                    data, ancillary, _flags, client = receive(_MAX_DATAGRAM, _ANCILLARY_SIZE)
-                except OSError:
-                    return  # nothing is left; or an ICMP error of an earlier send, after which epoll tells of the rest
-                local = ancillary[0][2][where] if ancillary else b""
-                output = from_client(data, (client, local), now, client)
-                if output is None:
-                    continue
-                if isinstance(output, tuple):  # first what is most
-                    send(output)
-                elif output is CONTROL:
-                    self._to_control(listener, data, client, local, now)
-                elif isinstance(output, Reply):
-                    self._send_from(listener.sock, output.data, reply_ancillary(local), client)
-                else:
-                    self._relays.send_unfragmented(output)
+            self._flush()
+            for _ in range(_LISTENER_DRAIN // AT_ONCE):
+                packets = receive()
+                outputs: list[Output[Endpoint] | Unfragmented[Endpoint]] = []
+                for key, data in packets:
+                    # The address is read only where it may be asked for.
+                    client = sock.read_key(key)[0] if len(data) == STUN_HEADER_SIZE else None
+                    output = from_client(data, key, now, client)
+                    if isinstance(output, tuple):  # first what is most
+                        outputs.append(output)
+                    elif output is CONTROL:
+                        self._to_control(sock, data, key, now)
+                    elif isinstance(output, Reply):
+                        sock.send(output.data, *sock.read_key(key))
+                    elif output is not None:
+                        outputs.append(output)
+                self._send_all(outputs)
+                if len(packets) < AT_ONCE:
+                    break
 
         return drain
 
-    def _send(self, output: tuple[Flow[Endpoint], bytes, SockAddr | None]) -> None:
-        flow, data, peer = output
-        endpoint = flow.handle
-        client = endpoint.client
-        try:
-            if peer is not None:
-                (endpoint.relay_ipv4 if len(peer) == 2 else endpoint.relay_ipv6).sendto(data, peer)
-            elif isinstance(client, UdpClient):
-                if client.ancillary:
-                    client.listener.sendmsg((data,), client.ancillary, 0, client.address)
-                else:
-                    client.listener.sendto(data, client.address)
-            elif not self._streams.thread_put_media(client, data):
-                self._forwarder.drops[Drop.STREAM_OUTBOX_FULL] += 1
-        except OSError as error:
+    def _send_all(self, outputs: list[Output[Endpoint] | Unfragmented[Endpoint]]) -> None:
+        """What clients sent; many at once, since kernel and interpreter push each other out of the CPU's caches."""
+        for output in outputs:
+            if isinstance(output, Unfragmented):
+                self._relays.send_unfragmented(output)
+                continue
+            flow, data, peer = output
             if peer is None:
-                self._relays.count_unsent(error)
-            else:
-                self._relays.send_again(endpoint.relay_towards(peer).sendto, data, peer, error)
+                self._to_client(output)
+                continue
+            endpoint = flow.handle
+            relay = endpoint.relay_ipv4 if len(peer) == 2 else endpoint.relay_ipv6
+            try:
+                relay.sendto(data, peer)
+            except OSError as error:
+                self._relays.send_again(relay.sendto, data, peer, error)
 
-    def _send_from(self, listener: socket.socket, data: bytes, ancillary: Ancillary, client: SockAddr) -> None:
-        try:
-            listener.sendmsg((data,), ancillary, 0, client)
-        except OSError as error:
-            self._relays.count_unsent(error)
+    def _to_client(self, output: Output[Endpoint]) -> None:
+        flow, data, _ = output
+        client = flow.handle.client
+        if isinstance(client, UdpClient):
+            client.socket.put(client, data)
+        elif not self._streams.thread_put_media(client, data):
+            self._forwarder.drops[Drop.STREAM_OUTBOX_FULL] += 1
 
-    def _to_control(self, listener: Listener, data: bytes, client: SockAddr, local: bytes, now: float) -> None:
-        five_tuple = five_tuple_of(listener, client, local)
-        has_flow = self._forwarder.has_flow((client, local))
-        if not self._control.put(ControlPacket(data, five_tuple, now), has_flow=has_flow):
+    def _flush(self) -> None:
+        for sock in self._client_sockets:
+            if sock.waiting:
+                sock.flush()
+
+    def _to_control(self, sock: ClientSocket, data: bytes, key: bytes, now: float) -> None:
+        five_tuple = five_tuple_of(sock.listener, *sock.read_key(key))
+        if not self._control.put(ControlPacket(data, five_tuple, now), has_flow=self._forwarder.has_flow(key)):
             return
         if not self._control_announced:
             self._control_announced = True
@@ -337,12 +336,8 @@ class PythonDataPath:
     def _from_stream(self, command: FromStream, now: float) -> None:
         five_tuple = command.link.five_tuple
         self._streams.thread_took(command.link, command.size)
-        for frame in command.frames:
-            output = self._forwarder.from_client(frame, five_tuple, now)
-            if isinstance(output, tuple):
-                self._send(output)
-            elif isinstance(output, Unfragmented):
-                self._relays.send_unfragmented(output)
+        outputs = [self._forwarder.from_client(frame, five_tuple, now) for frame in command.frames]
+        self._send_all([output for output in outputs if isinstance(output, tuple | Unfragmented)])
 
     def _add_relay(self, new: AddRelay) -> None:
         command = new.command
@@ -366,9 +361,9 @@ class PythonDataPath:
             client_key: Hashable = command.five_tuple
             way = link
         else:
-            listener, client, local = route(self._listeners, command.five_tuple)
-            client_key = (client, local)
-            way = UdpClient(listener.sock, client, reply_ancillary(local))
+            sock, client, local = self._route(command.five_tuple)
+            client_key = sock.key(client, local)
+            way = sock.client(client, local)
         with self._counting:
             return self._forwarder.add_flow(command, client_key, Endpoint(relay, relay, way))
 
@@ -396,5 +391,9 @@ class PythonDataPath:
         relay.close()
 
     def _send_to_client(self, command: SendToClient) -> None:
-        listener, client, local = route(self._listeners, command.five_tuple)
-        self._send_from(listener.sock, command.data, reply_ancillary(local), client)
+        sock, client, local = self._route(command.five_tuple)
+        sock.send(command.data, client, local)
+
+    def _route(self, five_tuple: FiveTuple) -> tuple[ClientSocket, SockAddr, bytes]:
+        listener, client, local = route(self._listeners, five_tuple)
+        return self._client_sockets[self._listeners.index(listener)], client, local

@@ -26,7 +26,7 @@ _pack_header = struct.Struct(">HH").pack
 _unpack_header = struct.Struct(">HH").unpack_from
 _COOKIE = b"\x21\x12\xa4\x42"
 _SEND_INDICATION = b"\x00\x16"
-_STUN_HEADER_SIZE = 20
+STUN_HEADER_SIZE = 20
 _CHANNEL_HEADER_SIZE = 4
 _MAX_PAYLOAD = 65_400  # more does not fit into a datagram once it is a Data indication
 # What a client may ask of the control side at once, which takes time in proportion. 2048 is a CreatePermission with 60
@@ -104,18 +104,17 @@ class Forwarder(FlowTable[Handle]):
         size = len(data)
         if size < _CHANNEL_HEADER_SIZE:
             return self._drop(Drop.MALFORMED)
-        first = data[0]
-        if 0x40 <= first <= 0x7F:
+        number, length = _unpack_header(data)
+        if number >> 14 == 1:
             flow = self._by_client.get(client_key)
             if flow is None:
                 return self._drop(Drop.NO_FLOW)
-            number, length = _unpack_header(data)
             peer = flow.channels.get(number)
             if peer is None or peer.channel_expires_at <= now:
                 return self._drop(Drop.NO_CHANNEL)
-            if length > size - _CHANNEL_HEADER_SIZE:
-                return self._drop(Drop.MALFORMED)
             payload = data[4 : 4 + length]
+            if len(payload) != length:
+                return self._drop(Drop.MALFORMED)
             if flow.is_shared:
                 flow.notice_check(payload)
             if peer.ours:
@@ -128,11 +127,11 @@ class Forwarder(FlowTable[Handle]):
             flow.packets_from_client += 1
             flow.bytes_from_client += length
             return flow, payload, peer.address
-        if first > 0x3F or size < _STUN_HEADER_SIZE or data[4:8] != _COOKIE:
+        if number > 0x3FFF or size < STUN_HEADER_SIZE or data[4:8] != _COOKIE:
             return self._drop(Drop.MALFORMED)
         if data[:2] == _SEND_INDICATION:
             return self._send_indication(data, client_key, now)
-        if size == _STUN_HEADER_SIZE and client is not None and data[:8] == PLAIN_BINDING:
+        if size == STUN_HEADER_SIZE and client is not None and data[:8] == PLAIN_BINDING:
             return Reply(binding_answer(data, client))
         if size > MAX_CONTROL_SIZE or (size > MAX_CONTROL_SIZE_WITHOUT_FLOW and client_key not in self._by_client):
             return self._drop(Drop.TOO_LARGE)
