@@ -8,12 +8,13 @@ import socket
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 
+from tavern.relay import relay_sockets
 from tavern.relay.control_queue import ControlPacket, ControlQueue
 from tavern.relay.sockets import open_listeners
 from tavern.relay.thread import PythonDataPath
@@ -26,6 +27,7 @@ from tavern.turn.forwarding import Forwarder
 
 if TYPE_CHECKING:
     from tavern.relay.sockets import Listener
+    from tavern.turn.indications import SockAddr
 
 MANY = 200  # more than a socket may have served in one turn, less than any buffer holds
 
@@ -45,8 +47,8 @@ def sender() -> Iterator[socket.socket]:
 
 
 def flow(number: int, listener: Listener, relay: socket.socket) -> AddFlow:
-    client = FiveTuple(Transport.UDP, ("127.0.0.1", number), listener.address)
-    return AddFlow(number, client, relay.getsockname(), user="bob", circles=None)
+    client = FiveTuple(Transport.UDP, (listener.address[0], number), listener.address)
+    return AddFlow(number, client, relay.getsockname()[:2], user="bob", circles=None)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -104,6 +106,39 @@ async def test_a_full_relay_socket_does_not_make_another_wait(monkeypatch: pytes
         await until(lambda: len(order) == MANY + 1)
     await path.stop()
     assert order.index(2) <= 32
+
+
+@pytest.mark.parametrize("has_batches", [True, False])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+async def test_packets_at_a_relay_socket_keep_their_order(
+    monkeypatch: pytest.MonkeyPatch, host: str, has_batches: bool
+) -> None:
+    if not has_batches:
+        monkeypatch.setattr(relay_sockets, "batch_calls", lambda: None)
+    heard: list[tuple[bytes, SockAddr]] = []
+
+    def from_peer(_: object, __: object, data: bytes, peer: SockAddr, now: float) -> None:
+        heard.append((data, peer))
+
+    monkeypatch.setattr(Forwarder, "from_peer", from_peer)
+    listeners = open_listeners((host,), 0)
+    path = PythonDataPath(listeners, frozenset())
+    relay = socket.socket(listeners[0].family, socket.SOCK_DGRAM)
+    relay.bind((host, 0))
+    relay.setblocking(False)
+    with ExitStack() as stack:
+        peers = [stack.enter_context(socket.socket(relay.family, socket.SOCK_DGRAM)) for _ in range(2)]
+        for peer in peers:
+            peer.connect(relay.getsockname())
+        for number in range(MANY):
+            peers[number % 2].send(b"%d" % number)
+        path.watch(relay)
+        path.add_relay(flow(1, listeners[0], relay), relay)
+        path.start()
+        await until(lambda: len(heard) == MANY)
+        assert heard == [(b"%d" % number, peers[number % 2].getsockname()) for number in range(MANY)]
+    await path.stop()
+    await path.wait_ended()
 
 
 async def test_a_removed_flow_hears_nothing_more_with_a_packet_waiting(

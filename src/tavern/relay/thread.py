@@ -61,7 +61,7 @@ class PythonDataPath:
             own_hosts, lambda: random.getrandbits(96), frozenset(listener.port for listener in listeners), meter
         )
         self._handlers: dict[int, Callable[[float], None]] = {}
-        self._relays = RelaySockets(self._forwarder, self._to_client)
+        self._relays = RelaySockets(self._forwarder, self._to_clients)
         self._epoll = select.epoll()
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         # Not bounded by itself: a control packet makes a few commands, and the control packets are.
@@ -85,7 +85,8 @@ class PythonDataPath:
             ClientSocket(listener, number, self._relays.count_unsent) for number, listener in enumerate(listeners)
         ]
         for sock in self._client_sockets:
-            self._register(sock.listener.sock, self._listener_handler(sock))
+            self._handlers[sock.listener.sock.fileno()] = self._listener_handler(sock)
+            self._epoll.register(sock.listener.sock.fileno(), select.EPOLLIN)
         self._epoll.register(self._wake_fd, select.EPOLLIN)
 
     # Control side: all of these run in trio's thread
@@ -209,26 +210,22 @@ class PythonDataPath:
                         self._relays.report_errors(fd, now)
                     handler(now)
             self._relays.last_turn = now
-            self._flush()
+            self._finish(now)
             if woken:
                 os.eventfd_read(wake_fd)
                 self._wake_pending = False
                 self._execute_commands(now)
                 if self._commands:
                     self._wake()  # the rest after the sockets
-                self._flush()  # what came from streams
+                self._finish(now)  # what came from streams
             self._streams.thread_announce()
-
-    def _register(self, sock: socket.socket, handler: Callable[[float], None]) -> None:
-        self._handlers[sock.fileno()] = handler
-        self._epoll.register(sock.fileno(), select.EPOLLIN)
 
     def _listener_handler(self, sock: ClientSocket) -> Callable[[float], None]:
         receive = sock.receive
         from_client = self._forwarder.from_client
 
         def drain(now: float) -> None:
-            self._flush()
+            self._finish(now)  # it waits no longer than for itself
             for _ in range(_LISTENER_DRAIN // AT_ONCE):
                 packets = receive()
                 outputs: list[Output[Endpoint] | Unfragmented[Endpoint]] = []
@@ -258,7 +255,7 @@ class PythonDataPath:
                 continue
             flow, data, peer = output
             if peer is None:
-                self._to_client(output)
+                self._to_clients([output])
                 continue
             endpoint = flow.handle
             relay = endpoint.relay_ipv4 if len(peer) == 2 else endpoint.relay_ipv6
@@ -267,15 +264,17 @@ class PythonDataPath:
             except OSError as error:
                 self._relays.send_again(relay.sendto, data, peer, error)
 
-    def _to_client(self, output: Output[Endpoint]) -> None:
-        flow, data, _ = output
-        client = flow.handle.client
-        if isinstance(client, UdpClient):
-            client.socket.put(client, data)
-        elif not self._streams.thread_put_media(client, data):
-            self._forwarder.drops[Drop.STREAM_OUTBOX_FULL] += 1
+    def _to_clients(self, outputs: list[Output[Endpoint]]) -> None:
+        for flow, data, _ in outputs:
+            client = flow.handle.client
+            if isinstance(client, UdpClient):
+                client.socket.put(client, data)
+            elif not self._streams.thread_put_media(client, data):
+                self._forwarder.drops[Drop.STREAM_OUTBOX_FULL] += 1
 
-    def _flush(self) -> None:
+    def _finish(self, now: float) -> None:
+        """What was received goes on, and what is gathered for clients."""
+        self._relays.decide(now)
         for sock in self._client_sockets:
             if sock.waiting:
                 sock.flush()
