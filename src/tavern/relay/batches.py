@@ -7,6 +7,7 @@ the methods take is for the call and for addresses as Python has them. Here they
 from __future__ import annotations
 
 import ctypes
+import mmap
 import socket
 import struct
 from array import array
@@ -91,7 +92,9 @@ class _Slots:
         self.name_stride = self.name_size + len(tag)
         self.names = ctypes.create_string_buffer((bytes(self.name_size) + tag) * count, self.name_stride * count)
         self.controls = ctypes.create_string_buffer(control_size * count)
-        self.data = (ctypes.c_char * _SLOT * count)()
+        # Of 64 KiB for each, nearly all is never touched: ctypes would fill it with zeros, the kernel waits with that.
+        room = mmap.mmap(-1, _SLOT * count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.data = (ctypes.c_char * _SLOT * count).from_buffer(room)
         self.vectors = (_IoVec * count)()
         self.messages = (_Message * count)()
         for at in range(count):
