@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 
 from tavern.stun.attributes import AddressFamily, decode_xor_address, encode_xor_address, family_of
 from tavern.stun.message import Attribute, AttributeType, MessageClass, Method, encode
-from tavern.turn.flows import sockaddr_of
+from tavern.turn.flows import NOBODY, sockaddr_of
 from tavern.turn.reservations import RESERVATION_LIFETIME_S
 from tests.turn.conftest import error_of
 
@@ -321,6 +321,7 @@ class RelayMachine(RuleBasedStateMachine):
             assert all(one.channel_expires_at > self.now - 30 for one in flow.channels.values())
             assert all(one.permission in flow.permissions.values() or one.number for one in flow.peers.values())
             assert all(flow.peers[one.address] is one for one in flow.channels.values())
+            assert flow.recent is NOBODY or flow.peers[flow.recent.address] is flow.recent
         for allocation in table:
             one = self.model[allocation.five_tuple.client[1] - 4000]
             live = {str(a): p.expires_at for a, p in allocation.permissions.items() if p.expires_at > self.now}

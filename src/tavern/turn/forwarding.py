@@ -109,8 +109,13 @@ class Forwarder(FlowTable[Handle]):
             flow = self._by_client.get(client_key)
             if flow is None:
                 return self._drop(Drop.NO_FLOW)
-            peer = flow.channels.get(number)
-            if peer is None or peer.channel_expires_at <= now:
+            peer = flow.recent
+            if peer.number != number:
+                bound = flow.channels.get(number)
+                if bound is None:
+                    return self._drop(Drop.NO_CHANNEL)
+                flow.recent = peer = bound
+            if peer.channel_expires_at <= now:
                 return self._drop(Drop.NO_CHANNEL)
             payload = data[4 : 4 + length]
             if len(payload) != length:
@@ -159,7 +164,8 @@ class Forwarder(FlowTable[Handle]):
 
         `source`: which flow it comes from, if it did not come by the wire.
         """
-        peer = flow.peers.get(address)
+        recent = flow.recent
+        peer = recent if recent.address == address else flow.recall(address)
         if peer is None or peer.permission.expires_at <= now:
             peer = self._permitted(flow, address, now)
             if peer is None:
