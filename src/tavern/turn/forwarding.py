@@ -223,7 +223,8 @@ class Forwarder(FlowTable[Handle]):
         address, payload, dont_fragment = parsed
         if flow.is_shared and payload[:2] == BINDING_REQUEST and self._permission(flow, address, now) is not None:
             flow.notice_check(payload)
-        peer = flow.peers.get(address)
+        recent = flow.recent
+        peer = recent if recent.address == address else flow.recall(address)
         if peer is None or peer.permission.expires_at <= now:
             peer = self._permitted(flow, address, now)
             if peer is None:

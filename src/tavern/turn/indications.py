@@ -24,7 +24,8 @@ _IGNORED = frozenset({0x0001, 0x0006, 0x0014, 0x0015, 0x0020})
 _MAX_ATTRIBUTES = 16  # clients send two to four; 16,000 fit into a datagram, and would hold up all media for 3 ms
 _PADDING = (b"", b"\x00\x00\x00", b"\x00\x00", b"\x00")
 _USUAL_START = b"\x00\x12\x00\x08\x00\x01"  # XOR-PEER-ADDRESS of 8 bytes, IPv4; DATA follows at byte 32
-_USUAL_DATA = b"\x00\x13"
+_USUAL = struct.Struct(">2xH16x6s6sHH")  # the header's length, then the address, and DATA with its size
+_unpack_usual = _USUAL.unpack_from
 
 
 def read_send_indication(data: bytes) -> tuple[SockAddr, bytes, bool] | None:
@@ -34,12 +35,17 @@ def read_send_indication(data: bytes) -> tuple[SockAddr, bytes, bool] | None:
     that is not known (§11.2). Never raises. `data` is at least a STUN header of that type.
     """
     size = len(data)
+    if size >= _USUAL.size:
+        length, start, peer, kind, payload_size = _unpack_usual(data)
+        if (
+            start == _USUAL_START
+            and kind == _DATA
+            and length == size - _HEADER_SIZE
+            and payload_size + (-payload_size & 3) == size - _USUAL.size
+        ):
+            return _ipv4_peer(peer), data[36 : 36 + payload_size], False
     if data[2] << 8 | data[3] != size - _HEADER_SIZE or size & 3:
         return None
-    if data[20:26] == _USUAL_START and data[32:34] == _USUAL_DATA:
-        payload_size = data[34] << 8 | data[35]
-        if payload_size + (-payload_size & 3) == size - 36:
-            return _ipv4_peer(data[26:32]), data[36 : 36 + payload_size], False
     return _read_attributes(data)
 
 
