@@ -28,7 +28,7 @@ static void close_relay(struct data_path *path, int fd)
 {
     if (fd < 0)
         return;
-    path->closed_drops += kernel_drops(fd);
+    count_up(&path->closed_drops, kernel_drops(fd));
     memset(socket_entry(path, fd), 0, sizeof *path->sockets);
     close(fd); /* and with it what epoll knew; an event of this turn is of a generation that is not found any more */
 }

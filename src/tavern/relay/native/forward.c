@@ -11,7 +11,7 @@ enum {
 
 static void dropped(struct core *core, struct output *output, enum drop reason)
 {
-    core->drops[reason]++;
+    count_up(&core->drops[reason], 1);
     output->kind = OUT_DROPPED;
 }
 
@@ -23,7 +23,7 @@ static bool is_over(struct core *core, struct flow *flow, size_t payload_size, d
     enum drop refusal = meter_refusal(&core->meter, flow->account, payload_size, now, leaves);
     if (refusal == DROP_COUNT)
         return false;
-    core->drops[refusal]++;
+    count_up(&core->drops[refusal], 1);
     return true;
 }
 
@@ -47,24 +47,24 @@ static void count_from_client(struct core *core, struct flow *flow, size_t size)
 {
     flow->traffic.packets_from_clients++;
     flow->traffic.bytes_from_clients += size;
-    core->traffic.packets_from_clients++;
-    core->traffic.bytes_from_clients += size;
+    count_up(&core->traffic.packets_from_clients, 1);
+    count_up(&core->traffic.bytes_from_clients, size);
 }
 
 static void count_to_client(struct core *core, struct flow *flow, size_t size)
 {
     flow->traffic.packets_to_clients++;
     flow->traffic.bytes_to_clients += size;
-    core->traffic.packets_to_clients++;
-    core->traffic.bytes_to_clients += size;
+    count_up(&core->traffic.packets_to_clients, 1);
+    count_up(&core->traffic.bytes_to_clients, size);
 }
 
 static void count_handed_over(struct core *core, struct flow *flow, size_t size)
 {
     flow->traffic.packets_handed_over++;
     flow->traffic.bytes_handed_over += size;
-    core->traffic.packets_handed_over++;
-    core->traffic.bytes_handed_over += size;
+    count_up(&core->traffic.packets_handed_over, 1);
+    count_up(&core->traffic.bytes_handed_over, size);
 }
 
 /* The peer, known from now on, if its permission lives; else why not. */

@@ -231,6 +231,12 @@ EXPORT size_t tavern_take_events(struct data_path *path, uint8_t *to, size_t roo
     return records_take_some(&path->streams.events, to, room);
 }
 
+static void read_counters(uint64_t *to, const uint64_t *counters, size_t count)
+{
+    for (size_t at = 0; at < count; at++)
+        to[at] = __atomic_load_n(&counters[at], __ATOMIC_RELAXED);
+}
+
 static void add_port_drops(struct node *node, void *context)
 {
     uint64_t *drops = context;
@@ -239,10 +245,12 @@ static void add_port_drops(struct node *node, void *context)
 
 EXPORT void tavern_statistics(struct data_path *path, struct traffic *traffic, uint64_t *drops)
 {
-    *traffic = path->core->traffic;
-    memcpy(drops, path->core->drops, sizeof path->core->drops);
+    read_counters((uint64_t *)traffic, (uint64_t *)&path->core->traffic, sizeof *traffic / sizeof(uint64_t));
+    read_counters(drops, path->core->drops, DROP_COUNT);
     drops[DROP_CONTROL_QUEUE_FULL] += control_dropped(path->control);
-    drops[DROP_RECEIVE_BUFFER_FULL] += path->closed_drops;
+    uint64_t closed;
+    read_counters(&closed, &path->closed_drops, 1);
+    drops[DROP_RECEIVE_BUFFER_FULL] += closed;
     for (uint32_t at = 0; at < path->listener_count; at++)
         drops[DROP_RECEIVE_BUFFER_FULL] += kernel_drops(path->listeners[at].fd);
     map_each(&path->core->ports, add_port_drops, drops); /* which nobody changes while the thread runs */

@@ -65,7 +65,7 @@ void act(struct data_path *path, const struct output *output)
             send_to_client(path, client, output->data, output->size);
         } else {
             if (!streams_put_media(&path->streams, client->link, output->data, output->size))
-                path->core->drops[DROP_STREAM_OUTBOX_FULL]++;
+                count_up(&path->core->drops[DROP_STREAM_OUTBOX_FULL], 1);
             path->tell = true;
         }
     } else if (output->kind == OUT_UNFRAGMENTED) {

@@ -22,7 +22,7 @@ static void count_unsent(struct data_path *path, int error)
     enum drop reason = error == EAGAIN || error == EWOULDBLOCK ? DROP_SEND_BUFFER_FULL
                        : error == EMSGSIZE                     ? DROP_WOULD_FRAGMENT
                                                                : DROP_SEND_FAILED;
-    path->core->drops[reason]++;
+    count_up(&path->core->drops[reason], 1);
 }
 
 static struct mmsghdr *prepare(struct data_path *path, uint32_t at, struct leaving *leaving)
