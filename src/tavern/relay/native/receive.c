@@ -7,6 +7,8 @@ enum {
     LISTENER_DRAIN = 128, /* all clients share a listener */
     RELAY_DRAIN = 32,     /* a flooded allocation waits for the others after so many */
     ICMP_DRAIN = 16,      /* a flood of ICMP waits for the other sockets after so many */
+    /* Of a shared socket more than a turn's packets cause: errors take the place of other clients' packets. */
+    SHARED_ICMP_DRAIN = 1024,
     ICMP_ROOM = 72,
 };
 
@@ -166,7 +168,7 @@ static void from_icmp(struct data_path *path, struct open_socket *sock, struct m
 
 void read_icmp_errors(struct data_path *path, struct open_socket *sock, int fd)
 {
-    for (int left = ICMP_DRAIN; left > 0; left--) {
+    for (int left = sock->kind == SHARED ? SHARED_ICMP_DRAIN : ICMP_DRAIN; left > 0; left--) {
         struct sockaddr_storage peer = {0};
         _Alignas(8) uint8_t control[128];
         struct msghdr message = {
