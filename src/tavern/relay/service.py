@@ -139,7 +139,7 @@ class Relay:
         self._local_addresses: frozenset[IPAddress] = frozenset()
         self._data_path: DataPath | None = None
         self._streams: StreamServer | None = None
-        self._opened: dict[tuple[int, socket.AddressFamily], socket.socket] = {}
+        self._opened: dict[tuple[int, AddressFamily], socket.socket] = {}
         self._sessions: dict[str, _Session] = {}
         self._deadline_moved = trio.Event()
         self._sleeping_until: float | None = None
@@ -224,7 +224,8 @@ class Relay:
         planned = self._server.shared_addresses
         for address in planned:
             try:
-                relay = self._bind(address, shared=True)
+                host = parse_address(address[0])
+                relay = open_relay_socket(family_of(host), address[1], host, self._local_addresses, shared=True)
                 try:
                     data_path.open_shared(address, relay)
                 except OSError:
@@ -240,10 +241,6 @@ class Relay:
             )
         if skipped:
             log_event(_log, logging.WARNING, "shared-ports-skipped", skipped=skipped, of=len(planned))
-
-    def _bind(self, address: SocketAddress, *, shared: bool) -> socket.socket:
-        host = parse_address(address[0])
-        return open_relay_socket(family_of(host), address[1], host, self._local_addresses, shared=shared)
 
     async def serve_stream(self, stream: trio.abc.Stream, first: bytes, five_tuple: FiveTuple) -> None:
         """Serves a client over TCP or TLS while `run` runs; see StreamServer.serve."""
@@ -364,7 +361,7 @@ class Relay:
             if isinstance(effect, OpenRelaySocket):
                 self._execute(self._open_relay(effect))  # what follows from it comes next; ports are tried a few times
             elif isinstance(effect, AddFlow | AddRelayedAddress):
-                family = socket.AF_INET6 if ":" in effect.relayed_address[0] else socket.AF_INET
+                family = AddressFamily.IPV6 if ":" in effect.relayed_address[0] else AddressFamily.IPV4
                 relay = None if effect.shared else self._opened.pop((effect.flow_id, family))
                 self._data_path.add_relay(effect, relay)
             else:
@@ -372,9 +369,9 @@ class Relay:
 
     def _open_relay(self, effect: OpenRelaySocket) -> list[Effect]:
         assert self._data_path is not None
-        advertised = self._advertised[AddressFamily(effect.family)]
+        family, advertised = effect.family, self._advertised[effect.family]
         try:
-            relay = self._bind((str(advertised), effect.port), shared=False)
+            relay = open_relay_socket(family, effect.port, advertised, self._local_addresses)
             try:
                 self._data_path.watch(relay)
             except OSError:
@@ -382,5 +379,5 @@ class Relay:
                 raise
         except OSError:
             return self._server.relay_failed(effect.flow_id, time.monotonic())
-        self._opened[effect.flow_id, relay.family] = relay
+        self._opened[effect.flow_id, family] = relay
         return self._server.relay_opened(effect.flow_id, time.monotonic())
