@@ -128,7 +128,7 @@ class Message:
 
     def unknown_required(self, known: frozenset[int]) -> list[int]:
         """The comprehension-required types that are not in `known`, each once, in order (§6.3.1)."""
-        kinds = (kind for kind, _ in self.attributes if kind < _COMPREHENSION_OPTIONAL and kind not in known)
+        kinds = [kind for kind, _ in self.attributes if kind < _COMPREHENSION_OPTIONAL and kind not in known]
         return list(dict.fromkeys(kinds))
 
     def is_signed_with(self, key: bytes) -> bool:

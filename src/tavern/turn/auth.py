@@ -95,10 +95,10 @@ def _password(secret: bytes, username: bytes) -> bytes:
 
 
 class Nonces:
-    """Nonces without memory: the time and an HMAC over time and client address, under a key made at start-up."""
+    """Nonces without memory: the time and a MAC over time and client address, under a key made at start-up."""
 
     def __init__(self, key: bytes) -> None:
-        assert len(key) >= 16
+        assert 16 <= len(key) <= hashlib.blake2b.MAX_KEY_SIZE
         self._key = key
 
     def issue(self, client: SocketAddress, now: float) -> bytes:
@@ -125,4 +125,6 @@ class Nonces:
 
     def _tag(self, stamp: bytes, client: SocketAddress) -> bytes:
         host, port = client
-        return hmac.digest(self._key, stamp + port.to_bytes(2, "big") + host.encode(), hashlib.sha256)[:_NONCE_TAG_SIZE]
+        # Keyed BLAKE2b (RFC 7693): only this server reads it, and it takes a third of the time of an HMAC.
+        signed = stamp + port.to_bytes(2, "big") + host.encode()
+        return hashlib.blake2b(signed, key=self._key, digest_size=_NONCE_TAG_SIZE).digest()

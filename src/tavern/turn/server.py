@@ -257,7 +257,7 @@ class TurnServer:
         if request.integrity_offset is None:
             raise self._challenge(ErrorCode.UNAUTHORIZED, five_tuple, now)
         username = request.get(AttributeType.USERNAME)
-        if username is None or any(request.get(kind) is None for kind in (AttributeType.NONCE, AttributeType.REALM)):
+        if username is None or request.get(AttributeType.NONCE) is None or request.get(AttributeType.REALM) is None:
             raise Refusal(ErrorCode.BAD_REQUEST)
         allocation = self.allocations.find(five_tuple)
         if allocation is not None and username == allocation.username and request.is_signed_with(allocation.key):
