@@ -6,6 +6,7 @@ What takes long to import is imported inside functions: Ctrl-C ends the program 
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import os
 import signal
@@ -68,6 +69,10 @@ def _serve(environment: Mapping[str, str]) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+        # What is imported by now stays: a full collection looks at 46,000 objects less, for which nobody is answered
+        # during some 20 ms.
+        gc.collect()
+        gc.freeze()
         trio.run(partial(serve, settings, environment, _say), strict_exception_groups=True)
     except* StartupError as group:
         for error in _leaves(group):
