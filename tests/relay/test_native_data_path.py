@@ -16,7 +16,7 @@ from tavern.errors import StartupError
 from tavern.relay import data_paths
 from tavern.relay.native import library
 from tavern.relay.native.data_path import NativeDataPath
-from tavern.relay.native.library import NoNativeDataPath
+from tavern.relay.native.library import NoNativeDataPath, load_library
 from tavern.relay.sockets import Listener, open_listeners
 from tavern.relay.stream_links import MAX_INBOX_BYTES, MAX_INBOXES_BYTES, PACKET_SIZE, SOURCES_THAT_FIT
 from tavern.stun.message import AttributeType, MessageClass, Method, encode
@@ -182,6 +182,29 @@ async def test_relay_sockets_that_cannot_be_watched(start_native: Start, connect
             with pytest.raises(OSError, match=os.strerror(errno.EEXIST)):
                 data_path.watch(watched)
         await client.allocate()
+
+
+async def test_what_a_batch_of_requests_leads_to_is_one_call(
+    start_native: Start, connect_client: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = load_library()
+    calls: list[str] = []
+
+    def count(name: str) -> None:
+        real = getattr(library, name)
+
+        def counted(*arguments: object) -> object:
+            calls.append(name)
+            return real(*arguments)
+
+        monkeypatch.setattr(library, name, counted)
+
+    async with start_native() as running, connect_client(running) as client:
+        count("tavern_submit")
+        count("tavern_submit_all")
+        await client.allocate()  # a 401; then AddFlow and the answer
+        monkeypatch.undo()
+        assert calls == ["tavern_submit_all"] * 2
 
 
 async def test_requests_beyond_the_control_queue_are_dropped_and_counted(

@@ -17,6 +17,7 @@ from tavern.turn.forwarding import Forwarder
 from tests.twin import make_forwarder
 
 if TYPE_CHECKING:
+    from tavern.addresses import IPAddress
     from tests.turn.conftest import World
 
 RELAY = "198.51.100.1"
@@ -190,3 +191,28 @@ def test_no_relay_socket_takes_the_port_of_a_client_on_this_machine(open_world: 
     assert ours.error(Method.REFRESH, (AttributeType.LIFETIME, bytes(4))) == 0
     ports = {open_world.client(8000 + n, user=f"y{n}").allocate()[1] for n in range(2)}
     assert 50003 in ports
+
+
+def test_the_kernel_is_asked_once_a_second_whether_a_client_is_this_machine(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = world.server._handler.allocate
+    asked: list[str] = []
+
+    def is_own(address: IPAddress) -> bool:
+        asked.append(str(address))
+        return False
+
+    monkeypatch.setattr(handler, "_is_own", is_own)
+    monkeypatch.setattr("tavern.turn.allocate._MAX_OWN_CLIENTS", 2)
+    world.client(4000, "9.9.9.1").allocate()
+    world.now += 0.9
+    world.client(4001, "9.9.9.1").allocate()
+    assert asked == ["9.9.9.1"]
+    world.now += 0.1
+    world.client(4002, "9.9.9.1").allocate()
+    assert asked == ["9.9.9.1", "9.9.9.1"]
+    for last in range(2, 6):
+        world.client(4000, f"9.9.9.{last}").allocate()
+        assert len(handler._own_clients) <= 2
+    assert asked[2:] == ["9.9.9.2", "9.9.9.3", "9.9.9.4", "9.9.9.5"]
