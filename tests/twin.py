@@ -66,6 +66,7 @@ _DECISION = POINTER(_Decision)
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "tavern_core_open": (c_void_p, (POINTER(CoreConfig), c_char_p)),
     "tavern_core_close": (None, (c_void_p,)),
+    "tavern_core_set_challenge": (c_int, (c_void_p, c_char_p, c_size_t, c_char_p, c_size_t, c_double, c_double)),
     "tavern_core_open_shared": (None, (c_void_p, c_char_p)),
     "tavern_core_execute": (c_int, (c_void_p, c_char_p, c_size_t)),
     "tavern_core_from_client": (
@@ -147,6 +148,23 @@ class NativeCore:
         number = self._numbers.setdefault(key, len(self._numbers) + 1)
         packed = bytes(24) if address is None else pack_sockaddr(address)
         return packed + bytes(20) + number.to_bytes(4, "little")
+
+    def set_challenge(self, nonce_key: bytes, realm: bytes, rate_per_s: float, burst: float) -> bool:
+        sizes = len(nonce_key), len(realm)
+        set_ = self._library.tavern_core_set_challenge
+        return bool(set_(self._core, nonce_key, sizes[0], realm, sizes[1], rate_per_s, burst))
+
+    def add_stranger(self, command: AddFlow, address: SockAddr) -> None:
+        """The flow of a client over UDP."""
+        self._execute(self._encoder.add_flow(command, pack_sockaddr(address) + bytes(24), NO_SOCKET))
+
+    def from_stranger(self, data: bytes, address: SockAddr, now: float) -> Decided:
+        """From a client over UDP that has no flow."""
+        client = pack_sockaddr(address) + bytes(24)
+        self._library.tavern_core_from_client(
+            self._core, client, data, len(data), now, True, byref(self._decision), self._room
+        )
+        return self._decided()
 
     def open_shared(self, address: SocketAddress) -> None:
         self._library.tavern_core_open_shared(self._core, pack_address(address))

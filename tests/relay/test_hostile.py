@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.testing
 
 from tavern.addresses import SocketAddress, source_key
 from tavern.relay import control_queue
@@ -24,10 +25,11 @@ from tavern.stun.integrity import long_term_key
 from tavern.stun.message import AttributeType, Message, MessageClass, Method, encode, parse
 from tavern.turn.auth import Credentials
 from tavern.turn.drops import Drop
+from tavern.turn.limiter import BURST_S
 from tests.relay.conftest import LOOPBACK, UDP
 
 if TYPE_CHECKING:
-    from tests.relay.conftest import Connect, Start, TurnClient
+    from tests.relay.conftest import Connect, Running, Start, TurnClient
 
 ASKED = 10_000
 LOUD_SOCKETS = 100
@@ -275,3 +277,27 @@ async def test_relay_sockets_that_cannot_be_watched(
                 await up_and_down(client, peer, relayed, 1)
             await late.allocate()
             await up_and_down(client, peer, relayed, 2)
+
+
+async def test_answers_to_who_proves_nothing_are_as_many_as_are_set(start_relay: Start) -> None:
+    """Whoever gives them: the compiled data path gives half, and the control side the other."""
+    rate, asked = 8, 100
+
+    def told(running: Running) -> tuple[int, int]:
+        statistics = running.relay.statistics()
+        return statistics.unauthenticated_answers, statistics.unauthenticated_suppressed
+
+    async with start_relay(unauthenticated_rate=rate) as running:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
+            flood.connect(("127.0.0.1", running.port))
+            started = trio.current_time()
+            for number in range(asked):
+                flood.send(encode(Method.ALLOCATE, MessageClass.REQUEST, number.to_bytes(12, "big"), [UDP]))
+            with trio.fail_after(5):
+                while sum(told(running)) < asked:
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+            answered, _ = told(running)
+            flood.settimeout(5)
+            for _ in range(answered):
+                assert flood.recv(2048)
+        assert rate * BURST_S <= answered <= rate * (BURST_S + trio.current_time() - started)

@@ -261,7 +261,7 @@ async def test_a_crash_of_the_control_side_ends_the_thread(
     monkeypatch.setattr("tavern.relay.service.TurnServer.receive", crash)
     with trio.fail_after(5), pytest.RaisesGroup(OurBugError, flatten_subgroups=True):
         async with start_relay() as running, connect_client(running) as client:
-            await client.send(encode(Method.ALLOCATE, MessageClass.REQUEST, bytes(12)))
+            await client.send(encode(Method.REFRESH, MessageClass.REQUEST, bytes(12)))
             await trio.sleep_forever()
     assert open_descriptors() == before
 

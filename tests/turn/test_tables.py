@@ -112,6 +112,13 @@ def test_limiter_refills_at_its_rate() -> None:
 
 
 @pytest.mark.clause("8489 §9.2.4: 401s are limited per source address (IPv6: per /64), 64 a second, burst 256")
+def test_an_answer_may_count_for_more() -> None:
+    limiter = UnauthenticatedLimiter(10)
+    assert sum(limiter.allows(("192.0.2.1", 4000), 5.0, 2) for _ in range(100)) == 20
+    limiter.connected("192.0.2.9")
+    assert sum(limiter.allows(("192.0.2.9", 4000), 5.0, 2) for _ in range(100)) == 20 + 4
+
+
 def test_limiter_counts_ipv6_by_64() -> None:
     limiter = UnauthenticatedLimiter(10)
     assert sum(limiter.allows((f"2001:db8::{n:x}", 4000), 5.0) for n in range(100)) == 40

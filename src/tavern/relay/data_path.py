@@ -21,6 +21,8 @@ class DataPathStatistics:
     traffic: Traffic
     drops: dict[str, int]
     """Packets that went nowhere, by reason."""
+    challenges: int = 0
+    """401 answers that the control side had no part in."""
 
 
 class StreamLink(Protocol):

@@ -18,7 +18,7 @@ from tavern.errors import StartupError
 from tavern.logs import log_event
 from tavern.relay.addresses import interface_addresses
 from tavern.relay.data_path import DataPath, DataPathStatistics
-from tavern.relay.data_paths import DataPathChoice, choose_data_path, open_data_path, together
+from tavern.relay.data_paths import DataPathChoice, challenges, choose_data_path, open_data_path, together
 from tavern.relay.routes import is_local
 from tavern.relay.sockets import Listener, open_listeners, open_relay_socket
 from tavern.relay.streams import StreamServer
@@ -143,6 +143,8 @@ class Relay:
         self._sessions: dict[str, _Session] = {}
         self._deadline_moved = trio.Event()
         self._sleeping_until: float | None = None
+        nonce_key = secrets.token_bytes(32)
+        self._challenges = challenges(self.chosen_data_path.name, nonce_key, config.realm, config.unauthenticated_rate)
         self._server = TurnServer(
             TurnConfig(
                 realm=config.realm,
@@ -161,9 +163,10 @@ class Relay:
                 max_permissions=config.max_permissions,
                 max_channels=config.max_channels,
                 unauthenticated_rate=config.unauthenticated_rate,
+                datagram_answer_count=1 if self._challenges is None else 2,
             ),
             random=random.SystemRandom(),
-            nonce_key=secrets.token_bytes(32),
+            nonce_key=nonce_key,
             is_local=is_local,
         )
         self._usage = UsageKeeper(
@@ -196,6 +199,7 @@ class Relay:
                 own_hosts,
                 user_bytes_per_s=self._config.user_bytes_per_s,
                 bytes_per_s=self._config.bytes_per_s,
+                challenges=self._challenges,
             )
         except BaseException:
             for listener in listeners:
@@ -299,7 +303,7 @@ class Relay:
             bytes_to_clients=data_path.traffic.bytes_to_clients,
             drops={**data_path.drops, "malformed_request": self._server.counters.malformed},
             control_drops=data_path.drops[Drop.CONTROL_QUEUE_FULL],
-            unauthenticated_answers=self._server.counters.unauthenticated,
+            unauthenticated_answers=self._server.counters.unauthenticated + data_path.challenges,
             unauthenticated_suppressed=self._server.counters.suppressed,
             usage=self._usage.usage(),
         )

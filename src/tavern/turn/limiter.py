@@ -27,14 +27,14 @@ class TokenBuckets:
         self._tokens = array("d", [burst]) * _SHARED_BUCKETS
         self._updated_at = array("d", [0.0]) * _SHARED_BUCKETS
 
-    def take(self, key: Hashable, now: float) -> bool:
-        """Whether the bucket of `key` held a token, which is then gone."""
+    def take(self, key: Hashable, now: float, count: int = 1) -> bool:
+        """Whether the bucket of `key` held so many tokens, which are then gone."""
         slot = hash(key) % _SHARED_BUCKETS  # seeded for each process: collisions cannot be planned
         elapsed_s = max(0.0, now - self._updated_at[slot])
         tokens = min(self._burst, self._tokens[slot] + elapsed_s * self._rate_per_s)
         self._updated_at[slot] = now
-        self._tokens[slot] = tokens - 1 if tokens >= 1 else tokens
-        return tokens >= 1
+        self._tokens[slot] = tokens - count if tokens >= count else tokens
+        return tokens >= count
 
 
 @attrs.define(eq=False)
@@ -78,16 +78,16 @@ class UnauthenticatedLimiter:
         if known.connections == 0:
             del self._known[key]
 
-    def allows(self, client: SocketAddress, now: float) -> bool:
-        """Whether one more answer may go to `client`, which is then counted."""
+    def allows(self, client: SocketAddress, now: float, count: int = 1) -> bool:
+        """Whether one more answer may go to `client`, which is then counted, for so many."""
         key = source_key(client[0])
         known = self._known.get(key)
         if known is None:
-            return self._shared.take(key, now)
+            return self._shared.take(key, now, count)
         elapsed_s = max(0.0, now - known.updated_at)
         known.tokens = min(self._burst, known.tokens + elapsed_s * self._rate_per_s)
         known.updated_at = now
-        if known.tokens < 1:
-            return self._ports.take(client, now)
-        known.tokens -= 1
+        if known.tokens < count:
+            return self._ports.take(client, now, count)
+        known.tokens -= count
         return True

@@ -69,6 +69,8 @@ class TurnConfig:
     max_channels: int
     unauthenticated_rate: float
     """Unauthenticated error answers per second and source."""
+    datagram_answer_count: int = 1
+    """What such an answer over UDP counts for: 2 where the data path gives half of them by itself."""
 
 
 @attrs.define
@@ -101,6 +103,7 @@ class TurnServer:
         self.counters = TurnCounters()
         self.credentials = Credentials(config.realm, config.secrets, config.legacy_secret)
         self.limiter = UnauthenticatedLimiter(config.unauthenticated_rate)
+        self._datagram_answer_count = config.datagram_answer_count
         self._stale_answers = TokenBuckets(config.unauthenticated_rate, config.unauthenticated_rate * BURST_S)
         self.allocations = AllocationTable(_port_ranges(config, random), _shared_ports(config, random), random)
         self._realm = config.realm.encode()
@@ -225,7 +228,8 @@ class TurnServer:
         try:
             identity = self._identify(request, five_tuple, now, unix_time_s)
         except Refusal as refusal:
-            allowed = self.limiter.allows(five_tuple.client, now)
+            count = self._datagram_answer_count if five_tuple.transport is Transport.UDP else 1
+            allowed = self.limiter.allows(five_tuple.client, now, count)
             return self._refuse_unauthenticated(request, five_tuple, refusal, allowed=allowed)
         if not self._nonces.accepts(request.get(AttributeType.NONCE) or b"", five_tuple.client, now):
             return self._refuse_nonce(request, five_tuple, identity, now)

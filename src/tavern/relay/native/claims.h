@@ -2,17 +2,10 @@
 #ifndef TAVERN_CLAIMS_H
 #define TAVERN_CLAIMS_H
 
+#include "buckets.h"
 #include "stun.h"
 
-enum { SHARED_BUCKETS = 8192, MAX_CLAIM_TARGETS = 2 };
-
-/* Buckets by key, in a table of fixed size: keys that collide share one. */
-struct buckets {
-    double rate_per_s;
-    double burst;
-    double tokens[SHARED_BUCKETS];
-    double updated_at[SHARED_BUCKETS];
-};
+enum { MAX_CLAIM_TARGETS = 2 };
 
 struct unanswered;
 

@@ -3,6 +3,7 @@
 #include "core.h"
 
 #include <stdlib.h>
+#include <sys/random.h>
 
 /* What is left of a command; `failed` once more was read than there is. */
 struct reader {
@@ -358,8 +359,10 @@ struct core *core_open(const struct core_config *config)
     core->never.relayed_only = true;
     core->never.installed = true;
     core->checks = checks_open();
-    core->random[0] = hash_number(1);
-    core->random[1] = hash_number(2);
+    if (getrandom(core->random, sizeof core->random, 0) != sizeof core->random) {
+        core->random[0] = hash_number(1);
+        core->random[1] = hash_number(2);
+    }
     meter_open(&core->meter, config->user_bytes_per_s, config->bytes_per_s);
     return core;
 }
@@ -384,6 +387,7 @@ void core_close(struct core *core)
     map_clear(&core->ports);
     meter_close(&core->meter);
     checks_close(core->checks);
+    challenge_close(core->challenge);
     free(core->own_hosts);
     free(core->listener_ports);
     free(core);

@@ -2,6 +2,7 @@
 #ifndef TAVERN_CORE_H
 #define TAVERN_CORE_H
 
+#include "challenge.h"
 #include "flows.h"
 
 enum output_kind { OUT_DROPPED, OUT_TO_PEER, OUT_TO_CLIENT, OUT_UNFRAGMENTED, OUT_CONTROL, OUT_REPLY };

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import socket
 import threading
@@ -36,6 +37,7 @@ from tavern.turn.drops import Drop
 from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.turn.flows import Traffic
 from tavern.turn.indications import SockAddr
+from tavern.turn.limiter import BURST_S
 
 _STOP_TIMEOUT_S = 5.0  # far beyond what a turn of the loop takes; a thread that hangs is left behind
 _MAX_CONTROL_SIZE = 2048  # of control packets: what the data path lets through
@@ -115,6 +117,17 @@ class NativeDataPath:
         trio.lowlevel.spawn_system_task(self._notice, name="relay data path's notices")
         self._thread.start()
 
+    def answer_challenges(self, nonce_key: bytes, realm: bytes, rate_per_s: float) -> bool:
+        """Whether Allocates without credentials are answered here from now on, so many a second for each source.
+
+        With the nonces of `Nonces(nonce_key)`; to be called before `start`. False where the realm is too long.
+        """
+        burst = rate_per_s * BURST_S
+        sizes = len(nonce_key), len(realm)
+        return bool(
+            self._library.tavern_set_challenge(self._path, nonce_key, sizes[0], realm, sizes[1], rate_per_s, burst)
+        )
+
     def open_shared(self, address: SocketAddress, relay_socket: socket.socket) -> None:
         """See DataPath."""
         if self._library.tavern_open_shared(self._path, pack_address(address), relay_socket.fileno()) < 0:
@@ -123,6 +136,8 @@ class NativeDataPath:
 
     def watch(self, relay_socket: socket.socket) -> None:
         """See DataPath."""
+        if self._has_ended:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         generation = self._library.tavern_watch(self._path, relay_socket.fileno())
         if generation == 0:
             raise _last_error()
@@ -162,7 +177,7 @@ class NativeDataPath:
             yield
         finally:
             self._together = None
-            if commands and self._last_statistics is None:
+            if commands and not self._has_ended:
                 packed = pack_together(commands)
                 self._library.tavern_submit_all(self._path, packed, len(packed))
 
@@ -172,7 +187,7 @@ class NativeDataPath:
 
     def take_control_packet(self, now: float) -> ControlPacket | None:
         """See DataPath."""
-        if not self._library.tavern_take_control(self._path, now, self._packet_at, self._data_at):
+        if self._has_ended or not self._library.tavern_take_control(self._path, now, self._packet_at, self._data_at):
             return None
         client, received_at, size, _ = CONTROL_PACKET.unpack_from(self._packet)
         data = ctypes.string_at(self._data_at, size)
@@ -182,11 +197,12 @@ class NativeDataPath:
         """See DataPath."""
         if self._last_statistics is not None:
             return self._last_statistics
-        traffic, drops = CTraffic(), Drops()
-        self._library.tavern_statistics(self._path, byref(traffic), byref(drops))
+        traffic, drops, challenges = CTraffic(), Drops(), ctypes.c_uint64()
+        self._library.tavern_statistics(self._path, byref(traffic), byref(drops), byref(challenges))
         return DataPathStatistics(
             traffic=Traffic(**{field.name: getattr(traffic, field.name) for field in attrs.fields(Traffic)}),
             drops={str(reason): count for reason, count in zip(Drop, drops, strict=True)},
+            challenges=challenges.value,
         )
 
     async def wait_control_packets(self) -> None:
@@ -221,10 +237,15 @@ class NativeDataPath:
         self._links.end()
         self._library.tavern_close(self._path)
 
+    @property
+    def _has_ended(self) -> bool:
+        """Whether there is nothing behind `_path` any more: streams may end later than the relay."""
+        return self._last_statistics is not None
+
     def _submit(self, command: bytes) -> None:
         if self._together is not None:
             self._together.append(command)
-        elif self._last_statistics is None:
+        elif not self._has_ended:
             self._library.tavern_submit(self._path, command, len(command))
 
     def _five_tuple(self, packed: bytes) -> FiveTuple:

@@ -7,7 +7,7 @@
 
 #define EXPORT __attribute__((visibility("default")))
 
-enum { ABI = 2 }; /* changes with whatever below does */
+enum { ABI = 3 }; /* changes with whatever below does */
 
 struct data_path;
 
@@ -28,6 +28,10 @@ void tavern_give_back_listeners(struct data_path *path);
 
 /* Before `tavern_run`: a relay socket that allocations share. -1 with errno. */
 int tavern_open_shared(struct data_path *path, const struct address *address, int fd);
+
+/* Before `tavern_run`: who asks for an allocation without credentials gets its 401 (challenge.h). 0: not served so. */
+int tavern_set_challenge(struct data_path *path, const uint8_t *key, size_t key_size, const uint8_t *realm,
+                         size_t realm_size, double rate_per_s, double burst);
 
 /* Moves packets until `tavern_stop`: 0; or the errno of what ended it. */
 int tavern_run(struct data_path *path);
@@ -57,8 +61,8 @@ void tavern_close_link(struct data_path *path, struct link *link);
 /* Whole records (queues.h), as far as there is room. */
 size_t tavern_take_events(struct data_path *path, uint8_t *to, size_t room);
 
-/* `drops`: DROP_COUNT of them. */
-void tavern_statistics(struct data_path *path, struct traffic *traffic, uint64_t *drops);
+/* `drops`: DROP_COUNT of them. `challenges`: how many were answered. */
+void tavern_statistics(struct data_path *path, struct traffic *traffic, uint64_t *drops, uint64_t *challenges);
 
 /* The decisions alone, without sockets and threads: what tests hold against turn/forwarding.py. */
 
@@ -71,6 +75,8 @@ struct decision {
 
 struct core *tavern_core_open(const struct core_config *config, const uint8_t *transaction);
 void tavern_core_close(struct core *core);
+int tavern_core_set_challenge(struct core *core, const uint8_t *key, size_t key_size, const uint8_t *realm,
+                              size_t realm_size, double rate_per_s, double burst);
 void tavern_core_open_shared(struct core *core, const struct address *address);
 
 /* 0, or -1 where it cannot be read. */

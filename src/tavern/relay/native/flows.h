@@ -113,6 +113,8 @@ struct core {
     uint32_t listener_port_count;
     struct permission never; /* what a peer points to whose permission is not known */
     struct checks *checks;
+    struct challenge *challenge; /* NULL: all requests are the control side's */
+    uint64_t challenges;         /* how many it has answered */
     struct meter meter;
     struct traffic traffic;
     uint64_t drops[DROP_COUNT];

@@ -292,6 +292,20 @@ static void send_indication(struct core *core, const struct client *client, uint
         output->kind = OUT_UNFRAGMENTED;
 }
 
+/* Where a client that has no flow asks for its first one. */
+static bool answer_challenge(struct core *core, const struct client *client, uint8_t *data, size_t size, double now,
+                             struct output *output)
+{
+    uint8_t *answer = data - HEADROOM;
+    if (flow_of_client(core, client) != NULL ||
+        !challenge_answer(core->challenge, data, size, &client->address, now, answer, &output->size))
+        return false;
+    count_up(&core->challenges, 1);
+    output->kind = OUT_REPLY;
+    output->data = answer;
+    return true;
+}
+
 void core_from_client(struct core *core, const struct client *client, uint8_t *data, size_t size, double now,
                       bool may_reply, struct output *output)
 {
@@ -309,6 +323,8 @@ void core_from_client(struct core *core, const struct client *client, uint8_t *d
         output->size = stun_binding_answer(data, &client->address, output->data);
         return;
     }
+    if (may_reply && core->challenge != NULL && answer_challenge(core, client, data, size, now, output))
+        return;
     if (size > MAX_CONTROL_SIZE || (size > MAX_CONTROL_SIZE_WITHOUT_FLOW && flow_of_client(core, client) == NULL))
         return dropped(core, output, DROP_TOO_LARGE);
     output->kind = OUT_CONTROL;

@@ -27,6 +27,13 @@ EXPORT struct core *tavern_core_open(const struct core_config *config, const uin
     return core;
 }
 
+EXPORT int tavern_core_set_challenge(struct core *core, const uint8_t *key, size_t key_size, const uint8_t *realm,
+                                     size_t realm_size, double rate_per_s, double burst)
+{
+    core->challenge = challenge_open(key, key_size, realm, realm_size, rate_per_s, burst);
+    return core->challenge != NULL;
+}
+
 EXPORT void tavern_core_close(struct core *core)
 {
     core_close(core);

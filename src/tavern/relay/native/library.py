@@ -22,7 +22,7 @@ from typing import Any
 from tavern.errors import TavernError
 from tavern.turn.drops import Drop
 
-ABI = 2
+ABI = 3
 """What this module was written for; the library says its own."""
 
 LIBRARY = Path(__file__).with_name("libtavernrelay.so")
@@ -96,7 +96,8 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "tavern_link_taken": (None, (c_void_p, c_uint64)),
     "tavern_close_link": (None, (c_void_p, c_void_p)),
     "tavern_take_events": (c_size_t, (c_void_p, c_void_p, c_size_t)),
-    "tavern_statistics": (None, (c_void_p, POINTER(CTraffic), POINTER(Drops))),
+    "tavern_set_challenge": (c_int, (c_void_p, c_char_p, c_size_t, c_char_p, c_size_t, c_double, c_double)),
+    "tavern_statistics": (None, (c_void_p, POINTER(CTraffic), POINTER(Drops), POINTER(c_uint64))),
 }
 
 

@@ -34,6 +34,7 @@ class NativeLinks:
         self._links: dict[int, PythonStreamLink] = {}
         self._pointers: dict[int, int] = {}
         self._last_number = 0
+        self._has_ended = False
         self._events = ctypes.create_string_buffer(_EVENTS_SIZE)
 
     # To the thread
@@ -41,14 +42,16 @@ class NativeLinks:
     def number(self, five_tuple: FiveTuple) -> int:
         """What the data path calls this client; 0, as which there is none, if its stream has ended."""
         link = self.queues.find(five_tuple)
-        return 0 if link is None else self._number_of[link]
+        return 0 if link is None else self._number_of.get(link, 0)
 
     def answer(self, command: SendToClient | CloseClient) -> None:
         """See PythonStreamLinks."""
         self.queues.answer(command)
 
     def _submit(self, command: FromStream | ToStream) -> None:
-        number = self._number_of[command.link]
+        number = self._number_of.get(command.link)
+        if number is None:
+            return  # the relay has ended before the stream
         if isinstance(command, FromStream):
             self._submit_bytes(pack_from_stream(number, command.frames, command.size))
         else:
@@ -58,6 +61,8 @@ class NativeLinks:
 
     def opened(self, link: PythonStreamLink) -> None:
         """See LinkObserver."""
+        if self._has_ended:
+            return
         self._last_number += 1  # 32 bits of clients over streams: more than a process sees
         number = self._last_number
         self._number_of[link] = number
@@ -77,7 +82,8 @@ class NativeLinks:
             self._forget_if_done(number, link)
 
     def end(self) -> None:
-        """The data path is about to be closed, and its links with it."""
+        """The data path is about to be closed, and its links with it. What comes later has no effect."""
+        self._has_ended = True
         self._number_of.clear()
         self._links.clear()
         self._pointers.clear()

@@ -243,8 +243,9 @@ static void add_port_drops(struct node *node, void *context)
     drops[DROP_RECEIVE_BUFFER_FULL] += kernel_drops(CONTAINER(node, struct port, node)->fd);
 }
 
-EXPORT void tavern_statistics(struct data_path *path, struct traffic *traffic, uint64_t *drops)
+EXPORT void tavern_statistics(struct data_path *path, struct traffic *traffic, uint64_t *drops, uint64_t *challenges)
 {
+    read_counters(challenges, &path->core->challenges, 1);
     read_counters((uint64_t *)traffic, (uint64_t *)&path->core->traffic, sizeof *traffic / sizeof(uint64_t));
     read_counters(drops, path->core->drops, DROP_COUNT);
     drops[DROP_CONTROL_QUEUE_FULL] += control_dropped(path->control);

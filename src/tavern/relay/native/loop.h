@@ -11,7 +11,7 @@ enum {
     SLOTS = 128,          /* packets under way at once: all that a turn of one listener may take */
     MAX_DATAGRAM = 65536,
     MAX_FRAME = STUN_HEADER_SIZE + 65532, /* of a stream; larger than a datagram */
-    SLOT_SIZE = HEADROOM + MAX_DATAGRAM + 64,
+    SLOT_SIZE = HEADROOM + MAX_DATAGRAM + 192,
     MAX_LISTENERS = 64,
 };
 

@@ -9,8 +9,8 @@ enum {
     CHANNEL_HEADER_SIZE = 4,
     /* Bytes before a payload in which the largest frame's head is written: a Data indication from an IPv6 peer, 48. */
     HEADROOM = 64,
-    /* Bytes behind it, for an indication's padding. */
-    TAILROOM = 4,
+    /* Bytes behind it: for an indication's padding, and for an answer that is larger than the request before it. */
+    TAILROOM = 128,
 };
 
 enum {
