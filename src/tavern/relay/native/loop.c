@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+static const double LEAST_SLEEP_S = 5e-6; /* a call that finds something takes 1 us */
+
 enum { MAX_EVENTS = 64 }; /* sockets served before commands are looked at again */
 
 static double monotonic_s(void)
@@ -30,7 +32,7 @@ static bool serve_socket(struct data_path *path, int fd, uint32_t generation, ui
     if (sock->generation != generation)
         return false; /* it went with a command, or comes with one */
     if (sock->kind == LISTENER) {
-        drain_listener(path, sock->index);
+        drain_listener(path, sock);
         return true;
     }
     if (events & EPOLLERR)
@@ -52,10 +54,12 @@ EXPORT int tavern_run(struct data_path *path)
     struct epoll_event events[MAX_EVENTS];
     while (!atomic_load(&path->stopping) && !path->failed) {
         bool woken = false;
+        double waits_from = monotonic_s();
         int count = epoll_wait(path->epoll_fd, events, MAX_EVENTS, -1);
         if (count < 0 && errno != EINTR)
             return errno;
         path->now = monotonic_s();
+        path->has_slept = path->now - waits_from > LEAST_SLEEP_S;
         path->turn++;
         /* Before the packets: who was told that somebody left must find him gone. */
         bool more = execute_commands(path);
@@ -156,7 +160,7 @@ EXPORT int tavern_add_listener(struct data_path *path, int fd, unsigned family, 
         return -1;
     path->listeners[path->listener_count++] = (struct listener){fd, (uint16_t)family, has_local};
     *socket_entry(path, fd) =
-        (struct open_socket){.generation = generation, .kind = LISTENER, .index = (uint8_t)index};
+        (struct open_socket){.generation = generation, .kind = LISTENER, .index = (uint8_t)index, .at_once = 1};
     return (int)index;
 }
 

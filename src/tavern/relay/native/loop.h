@@ -65,6 +65,7 @@ struct data_path {
     bool tell;   /* the control side has something to look at */
     double now;
     uint32_t turn;
+    bool has_slept; /* before this turn, since there was nothing to do */
 
     struct open_socket *sockets; /* by descriptor */
     uint32_t socket_count;
@@ -85,7 +86,7 @@ struct data_path {
 
 /* receive.c */
 void prepare_receiving(struct data_path *path);
-void drain_listener(struct data_path *path, uint32_t index);
+void drain_listener(struct data_path *path, struct open_socket *sock);
 void drain_relay(struct data_path *path, struct open_socket *sock, int fd);
 void read_icmp_errors(struct data_path *path, struct open_socket *sock, int fd);
 

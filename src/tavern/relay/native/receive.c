@@ -32,12 +32,36 @@ void prepare_receiving(struct data_path *path)
     }
 }
 
+/* One datagram into slot `at`: without headers for many, and without a second look into a socket that had one. */
+static bool receive_one(struct data_path *path, int fd, bool has_local, uint32_t at)
+{
+    struct mmsghdr *received = &path->received[at];
+    struct msghdr *message = &received->msg_hdr;
+    ssize_t size;
+    message->msg_namelen = sizeof path->received_from[at];
+    message->msg_controllen = sizeof path->received_control[at];
+    if (has_local)
+        size = recvmsg(fd, message, MSG_DONTWAIT);
+    else
+        size = recvfrom(fd, message->msg_iov->iov_base, MAX_DATAGRAM, MSG_DONTWAIT, message->msg_name,
+                        &message->msg_namelen);
+    if (size < 0)
+        return false;
+    received->msg_len = (unsigned)size;
+    return true;
+}
+
 /* Up to `most` datagrams into as many slots from the first free one, which is `*first`; how many came. */
-static uint32_t receive(struct data_path *path, int fd, uint32_t most, uint32_t *first)
+static uint32_t receive(struct data_path *path, int fd, bool has_local, uint32_t most, uint32_t *first)
 {
     if (path->slots_used + most > SLOTS)
         free_slots(path);
     *first = path->slots_used;
+    if (most == 1) {
+        uint32_t came = receive_one(path, fd, has_local, *first);
+        path->slots_used += came;
+        return came;
+    }
     struct mmsghdr *received = &path->received[*first];
     for (uint32_t at = 0; at < most; at++) { /* where the kernel has written sizes the last time */
         received[at].msg_hdr.msg_namelen = sizeof path->received_from[0];
@@ -104,26 +128,33 @@ static void from_client(struct data_path *path, uint32_t index, uint32_t at)
         act(path, &output);
 }
 
-void drain_listener(struct data_path *path, uint32_t index)
+/* How many the socket is asked for the next time: more where it always has some, one where it is waited for. */
+static void adapt(struct data_path *path, struct open_socket *sock, uint32_t count, uint32_t most)
 {
-    for (uint32_t done = 0; done < LISTENER_DRAIN;) {
-        uint32_t first, count = receive(path, path->listeners[index].fd, LISTENER_BATCH, &first);
+    bool is_busy = !path->has_slept && count == sock->at_once && sock->last_turn + 1 == path->turn;
+    uint32_t next = is_busy ? 2 * count : count;
+    sock->at_once = (uint8_t)(next > most ? most : next > 0 ? next : 1);
+    sock->last_turn = path->turn;
+}
+
+void drain_listener(struct data_path *path, struct open_socket *sock)
+{
+    const struct listener *listener = &path->listeners[sock->index];
+    uint32_t count, first;
+    for (uint32_t done = 0; done < LISTENER_DRAIN; done += count) {
+        count = receive(path, listener->fd, listener->has_local, sock->at_once, &first);
         for (uint32_t at = first; at < first + count; at++)
-            from_client(path, index, at);
-        done += count;
+            from_client(path, sock->index, at);
         if (count < LISTENER_BATCH)
-            return;
+            break; /* epoll tells of the rest */
     }
+    adapt(path, sock, count, LISTENER_BATCH);
 }
 
 void drain_relay(struct data_path *path, struct open_socket *sock, int fd)
 {
-    uint32_t first, count = receive(path, fd, sock->at_once, &first);
-    /* Most have one packet when they are ready, and to ask for more costs a call into the socket that finds nothing. */
-    bool is_busy = count == sock->at_once && sock->last_turn + 1 == path->turn;
-    uint32_t next = is_busy ? 2 * count : count;
-    sock->at_once = (uint8_t)(next > RELAY_DRAIN ? RELAY_DRAIN : next > 0 ? next : 1);
-    sock->last_turn = path->turn;
+    uint32_t first, count = receive(path, fd, false, sock->at_once, &first);
+    adapt(path, sock, count, RELAY_DRAIN);
     for (uint32_t at = first; at < first + count; at++) {
         uint8_t *data = path->received_data[at].iov_base;
         struct address peer;
