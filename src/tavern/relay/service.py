@@ -36,7 +36,7 @@ from tavern.turn.shared_ports import SharedPortsMode
 
 _log = logging.getLogger(__name__)
 
-_CONTROL_BATCH_S = 0.001  # requests are served so long between two checkpoints: signaling waits no longer
+_CONTROL_BATCH_S = 0.002  # requests are served so long between two checkpoints: signaling waits no longer
 # After a batch that time ended, where the data path is in Python: behind, this thread would hold the interpreter, and
 # the data path's get it too late. One that is compiled needs no interpreter.
 _CONTROL_PAUSE_S = 0.001
