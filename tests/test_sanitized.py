@@ -51,7 +51,7 @@ def preloaded() -> str:
     [
         ["tests/fuzz/test_targets.py"],
         ["tests/turn/test_forwarding.py", "tests/turn/test_shared_flows.py", "tests/turn/test_metering.py"],
-        ["tests/relay", "-k", "native and not python"],
+        ["tests/relay", "-k", "native and not python and (relay.py or shared_ports or bursts or data_path or icmp.py)"],
     ],
     ids=["fuzz", "decisions", "sockets"],
 )
