@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
+import trio.lowlevel
 import trio.testing
 
 from tavern.errors import StartupError
@@ -300,3 +303,37 @@ def test_a_file_that_is_no_library_is_not_used(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setattr(library, "LIBRARY", broken)
     with pytest.raises(NoNativeDataPath, match="cannot be loaded"):
         library.load_library.__wrapped__()
+
+
+async def test_many_ready_relay_sockets_do_not_starve_the_clients() -> None:
+    """More than the kernel tells of at once; all that the clients sent is one of these sockets' turn in each round."""
+    clients_share = 0.3  # of the time that all takes: a packet in each round would be half of it
+    listeners = open_listeners(("127.0.0.1",), 0)
+    path = NativeDataPath(listeners, frozenset())
+    peer, client = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+    client.setsockopt(socket.SOL_SOCKET, 35, 1)  # Linux: SO_TIMESTAMPNS
+    request = encode(Method.BINDING, MessageClass.REQUEST, bytes(12))
+    with peer, client:
+        for number in range(100):
+            relay = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            relay.bind(("127.0.0.1", 0))
+            address = relay.getsockname()
+            path.watch(relay)
+            five_tuple = FiveTuple(Transport.UDP, ("127.0.0.1", 1024 + number), listeners[0].address)
+            path.add_relay(AddFlow(number, five_tuple, address, user="bob", circles=None), relay)
+            for _ in range(150):
+                peer.sendto(b"x", address)
+        for _ in range(150):
+            client.sendto(request, listeners[0].address)
+        started = time.time()
+        path.start()
+        with trio.fail_after(10):
+            while path.statistics().drops[Drop.NO_PERMISSION] < 100 * 150:
+                await trio.lowlevel.checkpoint()
+        ended = time.time()
+        client.settimeout(5)
+        for _ in range(150):
+            _, [(_, _, stamp)], _, _ = client.recvmsg(100, 100)
+        await path.stop()
+    seconds, nanoseconds = struct.unpack("=qq", stamp)
+    assert seconds + nanoseconds / 1e9 - started < clients_share * (ended - started)

@@ -88,6 +88,7 @@ EXPORT int tavern_run(struct data_path *path)
         path->now = monotonic_s();
         path->has_slept = path->now - waits_from > LEAST_SLEEP_S;
         path->turn++;
+        path->ready = count;
         /* Before the packets: who was told that somebody left must find him gone. */
         bool more = execute_commands(path);
         for (int at = 0; at < count; at++) {

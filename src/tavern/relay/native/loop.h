@@ -65,6 +65,7 @@ struct data_path {
     bool tell;   /* the control side has something to look at */
     double now;
     uint32_t turn;
+    int ready;      /* sockets in this turn */
     bool has_slept; /* before this turn, since there was nothing to do */
 
     struct open_socket *sockets; /* by descriptor */

@@ -5,6 +5,7 @@
 enum {
     LISTENER_BATCH = 64,
     LISTENER_DRAIN = 128, /* all clients share a listener */
+    FEW_READY = 8,       /* sockets, among which each is served in every turn */
     RELAY_DRAIN = 32,     /* a flooded allocation waits for the others after so many */
     ICMP_DRAIN = 16,      /* a flood of ICMP waits for the other sockets after so many */
     /* Of a shared socket more than a turn's packets cause: errors take the place of other clients' packets. */
@@ -131,7 +132,9 @@ static void from_client(struct data_path *path, uint32_t index, uint32_t at)
 /* How many the socket is asked for the next time: more where it always has some, one where it is waited for. */
 static void adapt(struct data_path *path, struct open_socket *sock, uint32_t count, uint32_t most)
 {
-    bool is_busy = !path->has_slept && count == sock->at_once && sock->last_turn + 1 == path->turn;
+    bool is_always_ready = !path->has_slept && sock->last_turn + 1 == path->turn;
+    /* Among many that are ready nobody's turn follows the last one: who is many allocations' gets more all the same. */
+    bool is_busy = count == sock->at_once && (is_always_ready || (sock->kind == SHARED && path->ready > FEW_READY));
     uint32_t next = is_busy ? 2 * count : count;
     sock->at_once = (uint8_t)(next > most ? most : next > 0 ? next : 1);
     sock->last_turn = path->turn;
@@ -141,14 +144,15 @@ void drain_listener(struct data_path *path, struct open_socket *sock)
 {
     const struct listener *listener = &path->listeners[sock->index];
     uint32_t count, first;
+    /* Only one packet that was waited for is asked for alone: beside others, all clients' share is a whole batch. */
+    uint32_t most = path->has_slept && path->ready == 1 ? 1 : LISTENER_BATCH;
     for (uint32_t done = 0; done < LISTENER_DRAIN; done += count) {
-        count = receive(path, listener->fd, listener->has_local, sock->at_once, &first);
+        count = receive(path, listener->fd, listener->has_local, most, &first);
         for (uint32_t at = first; at < first + count; at++)
             from_client(path, sock->index, at);
         if (count < LISTENER_BATCH)
             break; /* epoll tells of the rest */
     }
-    adapt(path, sock, count, LISTENER_BATCH);
 }
 
 void drain_relay(struct data_path *path, struct open_socket *sock, int fd)

@@ -64,7 +64,8 @@ static uint32_t count_segments(const struct leaving *leaving, uint32_t count)
 {
     size_t size = leaving->data.iov_len, total = size;
     uint32_t segments = 1;
-    if (size == 0 || size > MAX_SEGMENT_SIZE)
+    bool has_port = ((const struct sockaddr_in *)&leaving->to)->sin_port != 0; /* nothing is sent to none: EINVAL */
+    if (size == 0 || size > MAX_SEGMENT_SIZE || !has_port)
         return 1;
     for (; segments < count && segments < MAX_SEGMENTS; segments++) {
         const struct leaving *next = &leaving[segments];
@@ -101,7 +102,9 @@ static bool send_segments(struct data_path *path, const struct leaving *leaving,
                              .msg_controllen = leaving->control_size + CMSG_SPACE(sizeof size)};
     if (sendmsg(leaving->fd, &message, MSG_DONTWAIT) >= 0)
         return true;
-    path->runs_without_segments = RUNS_AFTER_REFUSAL;
+    /* Others than these are about this destination or this moment: the packets are tried one by one. */
+    if (errno == EINVAL || errno == EIO || errno == EOPNOTSUPP || errno == ENOPROTOOPT)
+        path->runs_without_segments = RUNS_AFTER_REFUSAL;
     return false;
 }
 
