@@ -73,10 +73,9 @@ static bool set_relayed(struct core *core, struct flow *flow, struct reader *rea
     relayed->present = true;
     relayed->port = port;
     relayed->fd = shared ? port->fd : fd;
-    if (shared) {
-        port->flows++;
+    if (shared)
         fragments_link(core, flow, family_index(&address));
-    } else
+    else
         map_add(&core->relayed, &relayed->node, address_hash(&address));
     effect->kind = EFFECT_ADDED;
     effect->flow = flow;
@@ -91,8 +90,6 @@ static int drop_relayed(struct core *core, struct relayed *relayed)
     int fd = relayed->port == NULL ? relayed->fd : -1;
     if (relayed->port == NULL)
         map_remove(&core->relayed, &relayed->node);
-    else
-        relayed->port->flows--;
     memset(relayed, 0, sizeof *relayed);
     return fd;
 }
@@ -177,20 +174,14 @@ static void remove_flow(struct core *core, struct flow *flow, struct effect *eff
     map_remove(&core->flows, &flow->by_id);
     map_remove(&core->clients, &flow->by_client);
     meter_leave(&core->meter, flow->account);
-    struct relayed relayed[2];
-    memcpy(relayed, flow->relayed, sizeof relayed);
-    for (int at = 0; at < 2; at++)
-        if (flow->relayed[at].present && flow->relayed[at].port == NULL)
-            map_remove(&core->relayed, &flow->relayed[at].node);
-    flow_free(core, flow); /* its peers give back what they own of its ports */
     for (int at = 0; at < 2; at++) {
-        if (!relayed[at].present)
+        struct relayed *relayed = &flow->relayed[at];
+        if (!relayed->present || relayed->port != NULL)
             continue;
-        if (relayed[at].port != NULL)
-            relayed[at].port->flows--;
-        else
-            effect->fds[at] = relayed[at].fd;
+        effect->fds[at] = relayed->fd;
+        map_remove(&core->relayed, &relayed->node);
     }
+    flow_free(core, flow); /* its peers give back what they own of its ports */
 }
 
 static void forget_listeners(struct core *core, struct flow *flow, struct address host)

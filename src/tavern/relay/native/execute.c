@@ -51,7 +51,6 @@ static void added(struct data_path *path, const struct effect *effect)
     }
     *socket_entry(path, relayed->fd) = (struct open_socket){.generation = effect->generation,
                                                             .kind = RELAY,
-                                                            .index = (uint8_t)effect->added_index,
                                                             .at_once = 1,
                                                             .flow = effect->flow};
 }

@@ -50,7 +50,6 @@ struct port {
     struct node node; /* by address */
     struct address address;
     struct map owners; /* exact outside peers */
-    uint32_t flows;
     int fd;
 };
 

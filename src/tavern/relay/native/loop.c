@@ -188,7 +188,7 @@ EXPORT int tavern_add_listener(struct data_path *path, int fd, unsigned family, 
         return -1;
     path->listeners[path->listener_count++] = (struct listener){fd, (uint16_t)family, has_local};
     *socket_entry(path, fd) =
-        (struct open_socket){.generation = generation, .kind = LISTENER, .index = (uint8_t)index, .at_once = 1};
+        (struct open_socket){.generation = generation, .kind = LISTENER, .index = (uint8_t)index};
     return (int)index;
 }
 

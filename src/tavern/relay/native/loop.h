@@ -23,8 +23,8 @@ enum socket_kind { UNUSED, LISTENER, RELAY, SHARED };
 struct open_socket {
     uint32_t generation;
     enum socket_kind kind;
-    uint8_t index;     /* of the listener, or the flow's relayed address */
-    uint8_t at_once;   /* how many packets it is asked for: more where it is ready turn after turn */
+    uint8_t index;     /* of the LISTENER */
+    uint8_t at_once;   /* how many packets a relay socket is asked for: more where it is ready turn after turn */
     uint32_t last_turn; /* when it was ready last */
     struct flow *flow; /* RELAY */
     struct port *port; /* SHARED */

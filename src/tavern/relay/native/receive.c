@@ -130,13 +130,13 @@ static void from_client(struct data_path *path, uint32_t index, uint32_t at)
 }
 
 /* How many the socket is asked for the next time: more where it always has some, one where it is waited for. */
-static void adapt(struct data_path *path, struct open_socket *sock, uint32_t count, uint32_t most)
+static void adapt(struct data_path *path, struct open_socket *sock, uint32_t count)
 {
     bool is_always_ready = !path->has_slept && sock->last_turn + 1 == path->turn;
     /* Among many that are ready nobody's turn follows the last one: who is many allocations' gets more all the same. */
     bool is_busy = count == sock->at_once && (is_always_ready || (sock->kind == SHARED && path->ready > FEW_READY));
     uint32_t next = is_busy ? 2 * count : count;
-    sock->at_once = (uint8_t)(next > most ? most : next > 0 ? next : 1);
+    sock->at_once = (uint8_t)(next > RELAY_DRAIN ? RELAY_DRAIN : next > 0 ? next : 1);
     sock->last_turn = path->turn;
 }
 
@@ -158,7 +158,7 @@ void drain_listener(struct data_path *path, struct open_socket *sock)
 void drain_relay(struct data_path *path, struct open_socket *sock, int fd)
 {
     uint32_t first, count = receive(path, fd, false, sock->at_once, &first);
-    adapt(path, sock, count, RELAY_DRAIN);
+    adapt(path, sock, count);
     for (uint32_t at = first; at < first + count; at++) {
         uint8_t *data = path->received_data[at].iov_base;
         struct address peer;
