@@ -274,6 +274,14 @@ class Relay:
             receivers = [self._sessions[receiver].id for receiver in receiver_ids if receiver in self._sessions]
             self._server.closed.announce(session.id, receivers, addresses)
 
+    def session_returned(self, peer_id: str, host: str) -> None:
+        """See `signaling.observer.SessionObserver`."""
+        if (session := self._sessions.get(peer_id)) is not None:
+            self._server.limiter.disconnected(session.host)
+            self._server.limiter.connected(host)
+            self._sessions[peer_id] = attrs.evolve(session, host=host)
+            self._execute(self._server.closed.rehost_session(session.id, host))
+
     def session_lost(self, peer_id: str) -> None:
         """Its credential and its allocations end in a while."""
         session = self._forget_session(peer_id)

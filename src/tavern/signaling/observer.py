@@ -20,6 +20,9 @@ class SessionObserver(Protocol):
     def addresses_announced(self, peer_id: str, receiver_ids: Sequence[str], addresses: frozenset[IPAddress]) -> None:
         """It tells these others, who are with it, that it can be reached there."""
 
+    def session_returned(self, peer_id: str, host: str) -> None:
+        """Its client is back on another connection, from `host`. Where it is and what was given to it is as before."""
+
     def session_lost(self, peer_id: str) -> None:
         """Its connection ended. It is in no group, and nothing more is told of it."""
 

@@ -81,6 +81,30 @@ class ClosedRelay:
             if sender is not None and receiver is not None:
                 self.sessions.announce(sender, receiver, addresses)
 
+    def rehost_session(self, session_id: str, host: str) -> list[Effect]:
+        """The session's client is back and comes from `host`: its group, credential and allocations are as before.
+
+        Its former address is nobody's: others do not reach it for its sake, and old clients' allocations from there
+        end unless another session is left there.
+        """
+        session = self.sessions.find(session_id)
+        if session is None or str(session.address) == host:
+            return []
+        former_source, former_address = AddressOwner(session.source), session.address
+        mates = [] if session.group is None else [m for m in self.sessions.of_group(session.group) if m is not session]
+        known_here = set().union(*(self.sessions.known_of(mate, session) for mate in mates))
+        self.sessions.rehost(session, host)
+        effects = self._set_circles(session)
+        left_there = self.sessions.of_owner(former_source)
+        if left_there:
+            effects += self._set_circles(left_there[0]) + self._withdraw(former_source, known_here, set())
+        else:
+            effects += self._end_all(former_source)[0]
+        gone = set() if former_address is None else {former_address}
+        for owner in {owner for mate in mates for owner in self.sessions.owners(mate)}:
+            effects += self._withdraw(owner, gone, set())
+        return effects
+
     def lose_session(self, session_id: str, now: float) -> list[Effect]:
         """The session's socket is gone: it left its group, and is revoked if it does not come back."""
         effects = self.move_session(session_id, None)

@@ -85,13 +85,15 @@ class SessionTable:
     def open(self, session_id: str, host: str) -> None:
         """A session from `host` lives, in no group."""
         assert session_id not in self._sessions
-        try:
-            address = parse_address(host)
-        except ValueError:  # a unix socket
-            address = None
-        session = Session(session_id, address, source_key(host))
+        session = Session(session_id, _address(host), source_key(host))
         self._sessions[session_id] = session
         self._by_source[session.source][session_id] = session
+
+    def rehost(self, session: Session, host: str) -> None:
+        """The session's WebSocket comes from `host`."""
+        self._forget_source(session)
+        session.address, session.source = _address(host), source_key(host)
+        self._by_source[session.source][session.id] = session
 
     def move(self, session: Session, group: Hashable | None) -> None:
         """`session` is in this group. What it and the former ones announced to each other is forgotten."""
@@ -116,10 +118,7 @@ class SessionTable:
         """The session is gone, and was moved to no group before."""
         assert session.group is None
         del self._sessions[session.id]
-        here = self._by_source[session.source]
-        del here[session.id]
-        if not here:
-            del self._by_source[session.source]
+        self._forget_source(session)
         self._lost.pop(session.id, None)
 
     def next_deadline(self) -> float | None:
@@ -199,3 +198,16 @@ class SessionTable:
             if any(other.address == peer for other in others if other is not session):
                 return True
         return False
+
+    def _forget_source(self, session: Session) -> None:
+        here = self._by_source[session.source]
+        del here[session.id]
+        if not here:
+            del self._by_source[session.source]
+
+
+def _address(host: str) -> IPAddress | None:
+    try:
+        return parse_address(host)
+    except ValueError:  # a unix socket
+        return None
