@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 import pytest
@@ -118,8 +118,9 @@ async def test_text_that_no_file_can_hold_is_the_senders_fault(
     store: Store, records: Records, field: str, text: str
 ) -> None:
     tavern, channels = records.tavern()
+    odd: dict[str, Any] = {field: text}
     with pytest.raises(UnstorableText):
-        await store.create_tavern(attrs.evolve(tavern, **{field: text}), channels)
+        await store.create_tavern(attrs.evolve(tavern, **odd), channels)
     await store.create_tavern(tavern, channels)
     with pytest.raises(UnstorableText):
         await store.create_channel(records.channel(tavern.id, text))

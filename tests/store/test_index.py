@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tavern.store.base import ChannelRecord, DuplicateId, NoSuchTavern, StoreFull, TavernRecord
-from tavern.store.index import Index
+from tavern.store.index import Caps, Index
 
 
 def tavern(name: str) -> TavernRecord:
@@ -17,7 +17,7 @@ def channel(tavern_id: str, name: str) -> ChannelRecord:
 
 
 def test_taverns_are_capped_and_those_under_way_count() -> None:
-    index = Index(max_taverns=2)
+    index = Index(Caps(taverns=2))
     index.add(tavern("one"), ())
     index.reserve_tavern(tavern("two"), ())
     with pytest.raises(StoreFull):
@@ -44,7 +44,7 @@ def test_what_is_under_way_is_not_readable_and_holds_its_ids() -> None:
 
 
 def test_a_channel_given_up_leaves_room_and_its_id() -> None:
-    index = Index(max_channels_per_tavern=1)
+    index = Index(Caps(channels_per_tavern=1))
     index.add(tavern("one"), ())
     for committed in (False, True):
         index.reserve_channel(channel("one", "first"))
@@ -55,7 +55,7 @@ def test_a_channel_given_up_leaves_room_and_its_id() -> None:
 
 
 def test_more_than_the_caps_in_an_existing_database_is_served_and_only_new_ones_are_refused() -> None:
-    index = Index(max_taverns=1, max_channels_per_tavern=1)
+    index = Index(Caps(taverns=1, channels_per_tavern=1))
     many = (channel("one", "a"), channel("one", "b"))
     index.add(tavern("one"), many)
     index.add(tavern("two"), ())

@@ -115,7 +115,7 @@ async def test_a_checkpoint_that_another_program_blocks_fails_no_write_and_is_to
     path = tmp_path / "tavern.db"
 
     def insert(connection: sqlite3.Connection) -> None:
-        connection.execute("INSERT INTO taverns VALUES (hex(randomblob(8)), '', '', '', '', '')")
+        connection.execute("INSERT INTO relay_usage VALUES (hex(randomblob(8)), 0)")
 
     async with open_sqlite_store(path) as store:
         worker = store._worker

@@ -114,4 +114,36 @@ def _count_relayed_bytes(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE relay_usage (month TEXT NOT NULL PRIMARY KEY, bytes INTEGER NOT NULL)")
 
 
-MIGRATIONS: tuple[Migration, ...] = (_adopt, _count_relayed_bytes)
+def _own_taverns(connection: sqlite3.Connection) -> None:
+    """3: whose a tavern is, who may enter it, and when it was used last; which for all that exist is now."""
+    columns = {str(row[1]) for row in connection.execute("PRAGMA table_info(taverns)")}
+    for column, kind in (
+        ("owner_key", "TEXT NOT NULL DEFAULT ''"),
+        ("locked", "INTEGER NOT NULL DEFAULT 0"),
+        ("creator_address", "TEXT NOT NULL DEFAULT ''"),
+        ("last_used_at", "TEXT NOT NULL DEFAULT ''"),
+    ):
+        if column in columns:
+            raise StartupError(f"its table taverns has a column {column} that is not ours: rename it")
+        connection.execute(f"ALTER TABLE taverns ADD COLUMN {column} {kind}")
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    connection.execute("UPDATE taverns SET last_used_at = ?", (now,))
+    belongs = "tavern_id TEXT NOT NULL REFERENCES taverns (id) ON DELETE CASCADE"
+    connection.execute(
+        f"CREATE TABLE tavern_members ({belongs}, public_key TEXT NOT NULL, display_name TEXT NOT NULL, "
+        "added_at TEXT NOT NULL, role TEXT NOT NULL, PRIMARY KEY (tavern_id, public_key))"
+    )
+    connection.execute(
+        f"CREATE TABLE tavern_bans (id TEXT NOT NULL PRIMARY KEY, {belongs}, public_key TEXT NOT NULL, "
+        "address_hash TEXT NOT NULL, display_name TEXT NOT NULL, banned_by TEXT NOT NULL, created_at TEXT NOT NULL)"
+    )
+    connection.execute(
+        f"CREATE TABLE tavern_invites (id TEXT NOT NULL PRIMARY KEY, {belongs}, token_hash TEXT NOT NULL, "
+        "created_by TEXT NOT NULL, created_at TEXT NOT NULL, expires_at TEXT NOT NULL, max_uses INTEGER NOT NULL, "
+        "uses INTEGER NOT NULL)"
+    )
+    for table in ("tavern_bans", "tavern_invites"):
+        connection.execute(f"CREATE INDEX {table}_by_tavern ON {table} (tavern_id)")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_adopt, _count_relayed_bytes, _own_taverns)

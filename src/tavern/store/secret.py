@@ -1,4 +1,4 @@
-"""The relay's shared secret, made once and kept with the data."""
+"""Secrets that are made once and kept with the data: the relay's, and the server's own."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS})
 """How file systems without hard links (exFAT, some network shares) say so."""
 
 
-def load_or_create_secret(path: Path) -> str:
+def load_or_create_secret(
+    path: Path, name: str = "the TURN secret", instead: str = ", or set TAVERN_TURN_SECRET"
+) -> str:
     """The secret in the file; where there is none, a random one (256 bits) is made and stored, mode 0600.
 
     On return it is on the disk. Of starts that race, all return the same one. Blocks on the disk. Raises StartupError
-    where the file holds no secret, and where it or its directory cannot be read or written.
+    where the file holds no secret, and where it or its directory cannot be read or written; it calls the secret
+    `name`, and says what to do `instead`.
     """
     if is_no_file(path):
-        raise StartupError(
-            f"{path} should hold the TURN secret and is no regular file: move it away, or set TAVERN_TURN_SECRET"
-        )
+        raise StartupError(f"{path} should hold {name} and is no regular file: move it away{instead}")
     try:
         if not path.exists():
             _create(path)
@@ -37,14 +38,13 @@ def load_or_create_secret(path: Path) -> str:
             content = file.read(_READ_LIMIT + 1)
     except OSError as error:
         raise StartupError(
-            f"cannot read or store the TURN secret in {path}: {error.strerror}: "
-            "mend its permissions, or set TAVERN_TURN_SECRET"
+            f"cannot read or store {name} in {path}: {error.strerror}: mend its permissions{instead}"
         ) from error
     secret = content.decode("latin-1").strip()
     if not _SECRET.fullmatch(secret):
         raise StartupError(
-            f"{path} should hold the TURN secret (16 to 512 printable characters) and does not: "
-            "delete it, and a new one is made at the next start, or set TAVERN_TURN_SECRET"
+            f"{path} should hold {name} (16 to 512 printable characters) and does not: "
+            f"delete it, and a new one is made at the next start{instead}"
         )
     return secret
 

@@ -16,9 +16,11 @@ from uuid import uuid4
 import trio
 
 from tavern.errors import StartupError
-from tavern.store.base import ChannelRecord, TavernRecord
+from tavern.store.base import BanRecord, ChannelRecord, InviteRecord, MemberRecord, TavernRecord
+from tavern.store.changes import Change, CreateTavern, DeleteTavern
 from tavern.store.files import FILE_MODE, create_private_directories, is_no_file
-from tavern.store.index import Index
+from tavern.store.index import Caps, Index
+from tavern.store.indexed import IndexedStore
 from tavern.store.migrations import iso_utc, migrate
 from tavern.store.worker import Worker
 
@@ -32,11 +34,11 @@ UNKNOWN_MOMENT = "1970-01-01T00:00:00.000Z"
 """What a record says whose `created_at` an existing server left unreadable."""
 
 
-class SqliteStore:
+class SqliteStore(IndexedStore):
     """A `Store` in a file. `open_sqlite_store` makes and closes it; a write afterwards raises ClosedResourceError."""
 
     def __init__(self, index: Index, worker: Worker) -> None:
-        self._index = index
+        super().__init__(index)
         self._worker = worker
 
     @property
@@ -54,48 +56,29 @@ class SqliteStore:
         """Writes that wait for the disk."""
         return self._worker.queued
 
-    def tavern_count(self) -> int:
-        return self._index.tavern_count()
-
-    def tavern(self, tavern_id: str) -> TavernRecord | None:
-        return self._index.tavern(tavern_id)
-
-    def channels(self, tavern_id: str) -> tuple[ChannelRecord, ...]:
-        return self._index.channels(tavern_id)
-
-    async def create_tavern(self, tavern: TavernRecord, channels: tuple[ChannelRecord, ...]) -> None:
+    async def _write(self, change: Change) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._index.reserve_tavern(tavern, channels)
-        await self._worker.run(
-            partial(_insert_tavern, tavern, channels), partial(self._index.settle_tavern, tavern, channels)
-        )
-
-    async def create_channel(self, channel: ChannelRecord) -> None:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._index.reserve_channel(channel)
-        await self._worker.run(partial(_insert_channel, channel), partial(self._index.settle_channel, channel))
-
-    def relay_usage(self, month: str) -> int:
-        return self._index.relay_usage(month)
-
-    async def save_relay_usage(self, month: str, size_bytes: int) -> None:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        await self._worker.run(
-            partial(_save_relay_usage, month, size_bytes), partial(self._index.settle_relay_usage, month, size_bytes)
-        )
+        change.reserve(self._index)
+        await self._worker.run(change.apply, partial(change.settle, self._index), needs_room=change.needs_room)
 
 
 @asynccontextmanager
-async def open_sqlite_store(path: Path) -> AsyncIterator[SqliteStore]:
+async def open_sqlite_store(
+    path: Path, caps: Caps | None = None, *, min_free_bytes: int = 0
+) -> AsyncIterator[SqliteStore]:
     """The store in the file at `path`, made (0600, its directories 0700) or migrated forward if need be.
+
+    With less than `min_free_bytes` left on its disk nothing is stored that needs room.
 
     Raises StartupError, one line that names the file, where it cannot be used or another server uses it. At the end,
     and also when cancelled, queued writes are finished, the log is moved into the file, and it is closed, all within
     `STOP_LIMIT_S`. If the store's thread itself fails (our bug), the block is cancelled and RuntimeError raised. As
     with any nursery, errors of the block, and that one, leave in an exception group.
     """
-    index = Index()
-    worker = Worker(partial(_opened_database, path, index))
+    index = Index(caps)
+    worker = Worker(
+        partial(_opened_database, path, index), min_free_bytes=min_free_bytes, free_bytes=partial(free_bytes, path)
+    )
     await worker.start()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(worker.supervise)
@@ -106,35 +89,18 @@ async def open_sqlite_store(path: Path) -> AsyncIterator[SqliteStore]:
             nursery.cancel_scope.cancel()  # supervise has returned, or the disk hangs and the thread is left behind
 
 
+def free_bytes(path: Path) -> int:
+    """What is left on the disk for us, where the file at `path` is. Raises OSError."""
+    found = os.statvfs(path.parent)
+    return found.f_bavail * found.f_frsize
+
+
 def refuse_no_file(path: Path) -> None:
     """Raises StartupError where a directory, a device or a pipe is: before anything is made beside it."""
     if os.path.isdir(path):  # noqa: PTH112  Path.is_dir raises where a directory above may not be entered
         raise StartupError(f"the database {path} is a directory: set TAVERN_DB_PATH to a file in it")
     if is_no_file(path):
         raise StartupError(f"cannot use the database {path}: it is no regular file: set TAVERN_DB_PATH to another")
-
-
-def _insert_tavern(tavern: TavernRecord, channels: tuple[ChannelRecord, ...], connection: sqlite3.Connection) -> None:
-    connection.execute(
-        "INSERT INTO taverns (id, name, icon, creator_public_key, signaling_url, created_at) VALUES (?, ?, ?, ?, ?, ?)",
-        (tavern.id, tavern.name, tavern.icon, tavern.creator_public_key, tavern.signaling_url, tavern.created_at),
-    )
-    for channel in channels:
-        _insert_channel(channel, connection)
-
-
-def _insert_channel(channel: ChannelRecord, connection: sqlite3.Connection) -> None:
-    connection.execute(
-        "INSERT INTO channels (id, tavern_id, name, created_at) VALUES (?, ?, ?, ?)",
-        (channel.id, channel.tavern_id, channel.name, channel.created_at),
-    )
-
-
-def _save_relay_usage(month: str, size_bytes: int, connection: sqlite3.Connection) -> None:
-    connection.execute(
-        "INSERT INTO relay_usage (month, bytes) VALUES (?, ?) ON CONFLICT (month) DO UPDATE SET bytes = excluded.bytes",
-        (month, size_bytes),
-    )
 
 
 @contextmanager
@@ -229,7 +195,8 @@ def _try_writing(connection: sqlite3.Connection) -> None:
     channel = ChannelRecord(id=channel_id, tavern_id=tavern_id, name="General", created_at=moment)
     connection.execute("BEGIN IMMEDIATE")
     try:
-        _insert_tavern(tavern, (channel,), connection)
+        CreateTavern(tavern, (channel,)).apply(connection)
+        DeleteTavern(tavern_id).apply(connection)
     except sqlite3.DatabaseError as error:
         if _primary_code(error) not in {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT}:
             raise
@@ -252,24 +219,74 @@ def _load(connection: sqlite3.Connection, index: Index) -> None:
             id=_text(channel_id), tavern_id=_text(tavern_id), name=_text(name), created_at=_moment(created_at)
         )
         channels[channel.tavern_id].append(channel)
-    for tavern_id, name, icon, key, url, created_at in connection.execute(
-        "SELECT id, name, icon, creator_public_key, signaling_url, created_at FROM taverns "
-        "WHERE id IS NOT NULL ORDER BY rowid"
+    for row in connection.execute(
+        "SELECT id, name, icon, creator_public_key, signaling_url, created_at, owner_key, creator_address, "
+        "last_used_at, locked FROM taverns WHERE id IS NOT NULL ORDER BY rowid"
     ):
+        tavern_id, name, icon, key, url, created_at, owner_key, creator_address, last_used_at = map(_text, row[:9])
         tavern = TavernRecord(
-            id=_text(tavern_id),
-            name=_text(name),
-            icon=_text(icon),
-            creator_public_key=_text(key),
-            signaling_url=_text(url),
-            created_at=_moment(created_at),
+            id=tavern_id,
+            name=name,
+            icon=icon,
+            creator_public_key=key,
+            signaling_url=url,
+            created_at=_moment(row[5]),
+            owner_key=owner_key,
+            locked=bool(row[9]),
+            creator_address=creator_address,
+            last_used_at=last_used_at,
         )
         index.add(tavern, tuple(channels[tavern.id]))
+    _load_people(connection, index)
     for month, size_bytes in connection.execute(
         "SELECT month, bytes FROM relay_usage WHERE typeof(bytes) = 'integer' AND bytes BETWEEN 0 AND ?",
         (_MAX_USAGE_BYTES,),
     ):
         index.settle_relay_usage(_text(month), size_bytes, True)
+
+
+def _load_people(connection: sqlite3.Connection, index: Index) -> None:
+    """Whoever is named in taverns that exist."""
+    for row in connection.execute("SELECT tavern_id, public_key, display_name, added_at, role FROM tavern_members"):
+        tavern_id, key, name, added_at, role = map(_text, row)
+        if index.tavern(tavern_id):
+            index.people_to_change(tavern_id).members[key] = MemberRecord(
+                tavern_id=tavern_id,
+                public_key=key,
+                display_name=name,
+                added_at=added_at,
+                role="moderator" if role == "moderator" else "member",
+            )
+    for row in connection.execute(
+        "SELECT id, tavern_id, public_key, address_hash, display_name, banned_by, created_at FROM tavern_bans"
+    ):
+        ban_id, tavern_id, key, address_hash, name, banned_by, created_at = map(_text, row)
+        if index.tavern(tavern_id):
+            index.people_to_change(tavern_id).bans[ban_id] = BanRecord(
+                id=ban_id,
+                tavern_id=tavern_id,
+                public_key=key,
+                address_hash=address_hash,
+                display_name=name,
+                banned_by=banned_by,
+                created_at=created_at,
+            )
+    for row in connection.execute(
+        "SELECT id, tavern_id, token_hash, created_by, created_at, expires_at, max_uses, uses FROM tavern_invites "
+        "WHERE typeof(max_uses) = 'integer' AND typeof(uses) = 'integer'"
+    ):
+        invite_id, tavern_id, token_hash, created_by, created_at, expires_at = map(_text, row[:6])
+        if index.tavern(tavern_id):
+            index.people_to_change(tavern_id).invites[invite_id] = InviteRecord(
+                id=invite_id,
+                tavern_id=tavern_id,
+                token_hash=token_hash,
+                created_by=created_by,
+                created_at=created_at,
+                expires_at=expires_at,
+                max_uses=row[6],
+                uses=row[7],
+            )
 
 
 def _text(value: object) -> str:

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager
 import attrs
 import trio
 
-from tavern.store.base import StoreBusy, WriteFailed
+from tavern.store.base import DiskFull, StoreBusy, WriteFailed
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class _Job:
 
     work: Work
     settle: Callable[[bool], None]
+    needs_room: bool
     done: trio.Event = attrs.field(factory=trio.Event)
     error: BaseException | None = None
 
@@ -52,8 +53,18 @@ class Worker:
     `start`, then `run` as often as needed, while `supervise` runs; `stop` at the end. All from the trio thread.
     """
 
-    def __init__(self, open_database: OpenDatabase) -> None:
+    def __init__(
+        self,
+        open_database: OpenDatabase,
+        *,
+        min_free_bytes: int = 0,
+        free_bytes: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """With fewer than `min_free_bytes` what needs room is refused; `free_bytes` says how many there are."""
         self._open_database = open_database
+        self._min_free_bytes = min_free_bytes
+        self._free_bytes = free_bytes
+        self._disk_was_full = False  # the thread's own
         # One place more than the limit: it is kept for the end mark, so that stopping never waits for room.
         self._queue: queue.Queue[_Job | None] = queue.Queue(maxsize=QUEUE_LIMIT + 1)
         self._opened = trio.Event()
@@ -95,12 +106,13 @@ class Worker:
         if self._failure is not None:
             raise RuntimeError(_THREAD_FAILED) from self._failure
 
-    async def run(self, work: Work, settle: Callable[[bool], None]) -> None:
+    async def run(self, work: Work, settle: Callable[[bool], None], *, needs_room: bool = False) -> None:
         """Run `work` in the next transaction; on return it is committed.
 
         `settle(committed)` is called in the trio thread exactly once, before any waiter of the same transaction goes
         on, also if this caller is cancelled: queued work is done in any case. Raises `WriteFailed` if the disk refused,
-        and without queueing anything `StoreBusy`, or `trio.ClosedResourceError` after `stop`.
+        `DiskFull` for what `needs_room` where little is left, and without queueing anything `StoreBusy`, or
+        `trio.ClosedResourceError` after `stop`.
         """
         if self._stop_requested or self._failure is not None:
             settle(False)
@@ -108,13 +120,15 @@ class Worker:
         if self._queue.qsize() >= QUEUE_LIMIT:  # no race: this thread is the only one that puts
             settle(False)
             raise StoreBusy(f"{QUEUE_LIMIT} writes are waiting for the disk")
-        job = _Job(work, settle)
+        job = _Job(work, settle, needs_room)
         self._queue.put_nowait(job)
         await job.done.wait()
         if job.error is None:
             return
         if job.error is self._failure:
             raise RuntimeError(_THREAD_FAILED) from job.error
+        if isinstance(job.error, DiskFull):
+            raise job.error
         raise WriteFailed(f"the database refused a write: {job.error}") from job.error
 
     async def stop(self) -> None:
@@ -206,6 +220,9 @@ class Worker:
         return job
 
     def _apply(self, connection: sqlite3.Connection, job: _Job) -> None:
+        if job.needs_room and self._is_disk_full():
+            job.error = DiskFull("the server's disk is nearly full: nothing new is stored")
+            return
         connection.execute("SAVEPOINT item")
         try:
             job.work(connection)
@@ -217,6 +234,20 @@ class Worker:
             job.error = error
             logger.error("store: a write failed: %s", error)  # noqa: TRY400  - the disk's or the file's fault
         connection.execute("RELEASE item")
+
+    def _is_disk_full(self) -> bool:
+        """Some microseconds, beside the milliseconds of a transaction."""
+        if not self._min_free_bytes:
+            return False
+        try:
+            left = self._free_bytes()
+        except OSError:
+            return False  # the write itself will tell
+        full = left < self._min_free_bytes
+        if full and not self._disk_was_full:  # once per episode
+            logger.error("store: %d MB are left on the disk: nothing new is stored", left // 2**20)
+        self._disk_was_full = full
+        return full
 
     def _checkpoint(self, connection: sqlite3.Connection) -> None:
         """Move the log into the .db file. Failing is no failure of the writes: they are durable in the log."""
