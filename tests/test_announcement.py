@@ -36,6 +36,7 @@ class Listens:
 def said(data_path: ChosenDataPath = NATIVE, **variables: str) -> str:
     decisions = Decisions(
         turn_secrets=("secret",),
+        server_secret=b"secret",
         static_credentials=False,
         db_path=None,
         advertised_addresses=(ip_address("9.9.9.9"),),

@@ -18,6 +18,16 @@ PURE = frozenset(
         "stun",
         "turn",
         "store.base",
+        "store.index",
+        "signaling.access",
+        "signaling.address_hashes",
+        "signaling.entry",
+        "signaling.presence",
+        "signaling.proofs",
+        "signaling.relaying",
+        "signaling.requests",
+        "signaling.resume_tokens",
+        "signaling.watchers",
         "signaling.limits",
         "signaling.messages",
         "signaling.rooms",
@@ -32,7 +42,7 @@ PURE = frozenset(
 PURE_STANDARD_LIBRARY_DENIED = frozenset(
     {"socket", "ssl", "select", "selectors", "threading", "time", "sqlite3", "asyncio", "subprocess", "signal"}
 )
-PURE_THIRD_PARTY_ALLOWED = frozenset({"attrs", "cattrs", "msgspec"})
+PURE_THIRD_PARTY_ALLOWED = frozenset({"attrs", "cattrs", "cryptography", "msgspec"})
 # The one importer of all shells, and what starts it.
 TOP = frozenset({"app", "announcement", "listening", "startup", "cli", "__main__"})
 # Each shell package may import the pure modules, itself, and these shells.

@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from uuid import uuid4
 
 import attrs
 import trio
@@ -20,12 +21,20 @@ from tavern.logs import log_event
 from tavern.metrics import Metrics
 from tavern.relay.service import Relay, RelayConfig
 from tavern.signaling import ice
+from tavern.signaling.address_hashes import address_hash
+from tavern.signaling.entry import Rules
+from tavern.signaling.expiry import expire_taverns
 from tavern.signaling.limits import AddressLimit
+from tavern.signaling.management import Management
 from tavern.signaling.registry import Registry
+from tavern.signaling.resume_tokens import ResumeTokens
+from tavern.signaling.resumption import Resumptions
 from tavern.signaling.session import Signaling
+from tavern.signaling.taverns import Taverns
 from tavern.signaling.transport import Transport
 from tavern.startup import Decisions, decide
 from tavern.store.base import Store
+from tavern.store.index import Caps
 from tavern.store.memory import MemoryStore
 from tavern.store.sqlite import open_sqlite_store
 from tavern.turn.budget import GB
@@ -38,6 +47,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 DRAIN_S = 3.0
 """For telling everybody and flushing what was queued. With the store's own limit, below compose's stop_grace_period."""
 CREATE_WINDOW_S = 60.0
+MB = 2**20
 FRAMES_PER_S = 200
 FRAMES_PER_MESSAGE = 4
 """A browser sends a message in one frame and answers our pings; libraries that split messages do so rarely."""
@@ -106,15 +116,17 @@ async def _run(
     task_status: trio.TaskStatus[Running],
 ) -> None:
     async with (
-        open_store(decisions) as store,
+        open_store(settings, decisions) as store,
         listen(settings) as listening,
         _supervised("relay") as relay_nursery,
     ):
         relay = Relay(_relay_config(settings, decisions), store=store)
         stun = await relay_nursery.start(relay.run, listening.udp)
-        server = _Server(settings, store, relay, listening)
+        server = _Server(settings, decisions, store, relay, listening)
         async with _supervised("rooms") as rooms_nursery:
             await rooms_nursery.start(server.registry.run)
+            in_use = server.registry.presence.is_in_use
+            rooms_nursery.start_soon(expire_taverns, store, settings.tavern_ttl_days, in_use)
             async with _supervised("connections") as connections, _supervised("listeners") as listeners_nursery:
                 door = server.make_door(decisions)
                 listeners_nursery.start_soon(
@@ -155,19 +167,27 @@ async def _supervised(name: str) -> AsyncIterator[trio.Nursery]:
 
 
 @asynccontextmanager
-async def open_store(decisions: Decisions) -> AsyncIterator[Store]:
+async def open_store(settings: Settings, decisions: Decisions) -> AsyncIterator[Store]:
     """The store that the settings chose; closed, with all that was queued written, at the block's end."""
+    caps = Caps(
+        taverns=settings.max_taverns,
+        taverns_per_address=settings.max_taverns_per_address,
+        channels_per_tavern=settings.max_channels,
+    )
     if decisions.db_path is None:
-        yield MemoryStore()
+        yield MemoryStore(caps)
     else:
-        async with open_sqlite_store(decisions.db_path) as store:
+        floor = settings.min_free_mb * MB
+        async with open_sqlite_store(decisions.db_path, caps, min_free_bytes=floor) as store:
             yield store
 
 
 class _Server:
     """What the tasks of one server share, put together."""
 
-    def __init__(self, settings: Settings, store: Store, relay: Relay, listening: Listening) -> None:
+    def __init__(
+        self, settings: Settings, decisions: Decisions, store: Store, relay: Relay, listening: Listening
+    ) -> None:
         self.draining = False
         self.metrics = Metrics(trio.current_time())
         self.registry = Registry(self.metrics, relay)
@@ -175,12 +195,22 @@ class _Server:
         self._store = store
         self._relay = relay
         self._listening = listening
+        taverns = Taverns(self.registry, store, partial(address_hash, decisions.server_secret))
         self._signaling = Signaling(
             registry=self.registry,
-            store=store,
+            taverns=taverns,
+            management=Management(taverns),
+            resumptions=Resumptions(self.registry, ResumeTokens(decisions.server_secret, run_id=str(uuid4()))),
             ice_servers=self._ice_servers,
             rate_messages=settings.rate_messages,
             create_limit=AddressLimit(settings.rate_create, CREATE_WINDOW_S),
+            rules=Rules(
+                server_name=settings.domain,
+                invites=settings.invites,
+                require_identity=settings.require_identity,
+                create=settings.create,
+                create_keys=settings.create_keys,
+            ),
         )
 
     def make_door(self, decisions: Decisions) -> Door:

@@ -29,7 +29,9 @@ DataPathKind = Literal["auto", "native", "python"]
 SharedPorts = Literal["auto", "always", "never"]
 LogLevel = Literal["trace", "debug", "info", "warn", "error"]
 
-SECRETS = frozenset({"TAVERN_TURN_SECRET", "TAVERN_TURN_PREVIOUS_SECRET"})
+CreateRule = Literal["anyone", "verified", "listed"]
+
+SECRETS = frozenset({"TAVERN_TURN_SECRET", "TAVERN_TURN_PREVIOUS_SECRET", "TAVERN_INVITE"})
 """Settings whose values are not shown."""
 # A mesh of 8 names 7 peers with a few dozen addresses each. The data path knows 2048 exact peers of an allocation, and
 # must have room beside those with channels.
@@ -174,6 +176,56 @@ class Settings:
     rate_messages: int = _setting(
         "TAVERN_RATE_MSG_SEC", 30, values.integer(1, _LIMIT), "messages a second per connection"
     )
+    max_connections: int = _setting(
+        "TAVERN_MAX_CONNECTIONS",
+        0,
+        values.integer(0, _LIMIT),
+        "connections to page and signaling at once",
+        shown_default="half of the file descriptors",
+    )
+    max_connections_per_address: int = _setting(
+        "TAVERN_MAX_CONNECTIONS_PER_ADDRESS",
+        0,
+        values.integer(0, _LIMIT),
+        "of one address (IPv6: of one /64)",
+        shown_default="a quarter of them",
+    )
+    invites: tuple[str, ...] = _setting(
+        "TAVERN_INVITE", (), values.invites, "who enters must show it; two while you replace it", shown_default="none"
+    )
+    require_identity: bool = _setting(
+        "TAVERN_REQUIRE_IDENTITY",
+        False,
+        values.on_off,
+        "only people with a proven identity talk (on, off)",
+        shown_default="off",
+    )
+    create: CreateRule = _setting(
+        "TAVERN_CREATE", "anyone", values.one_of("anyone", "verified", "listed"), "who may make taverns"
+    )
+    create_keys: frozenset[str] = _setting(
+        "TAVERN_CREATE_KEYS", frozenset(), values.public_keys, "public keys of who may, if listed", shown_default="none"
+    )
+    max_taverns: int = _setting("TAVERN_MAX_TAVERNS", 20_000, values.integer(1, _LIMIT), "taverns on this server")
+    max_taverns_per_address: int = _setting(
+        "TAVERN_MAX_TAVERNS_PER_ADDRESS", 100, values.integer(1, _LIMIT), "taverns made from one address"
+    )
+    max_channels: int = _setting("TAVERN_MAX_CHANNELS", 50, values.integer(1, 1000), "channels in one tavern")
+    tavern_ttl_days: int = _setting(
+        "TAVERN_TAVERN_TTL_DAYS",
+        365,
+        values.integer(0, 36_500),
+        "days after which an unused tavern without owner is deleted (0: never)",
+    )
+    min_free_mb: int = _setting(
+        "TAVERN_MIN_FREE_MB",
+        64,
+        values.integer(0, _LIMIT),
+        "MB left on the disk below which nothing new is stored",
+    )
+    origins: tuple[str, ...] = _setting(
+        "TAVERN_ORIGINS", (), values.origins, "web pages that may use this server", shown_default="*"
+    )
     trusted_proxies: tuple[IPNetwork, ...] = _setting(
         "TAVERN_TRUSTED_PROXIES",
         (ip_network("127.0.0.0/8"), ip_network("::1/128")),
@@ -269,6 +321,8 @@ def _contradictions(settings: Settings, given: Mapping[str, str]) -> list[Settin
     for one, other in (("TAVERN_TLS_CERT", "TAVERN_TLS_KEY"), ("TAVERN_TLS_KEY", "TAVERN_TLS_CERT")):
         if one in given and other not in given:
             problems.append(SettingsProblem(other, "", f"must be set as well, since {one} is"))
+    if settings.create == "listed" and not settings.create_keys:
+        problems.append(SettingsProblem("TAVERN_CREATE_KEYS", "", "must be set with TAVERN_CREATE=listed"))
     if settings.turn_previous_secret == DEV_SECRET:
         allowed = "everybody knows this secret: leave it out, TAVERN_LEGACY_TURN is for the clients that carry it"
         problems.append(SettingsProblem("TAVERN_TURN_PREVIOUS_SECRET", DEV_SECRET, allowed))

@@ -46,9 +46,9 @@ def one_of(*choices: str) -> Parser:
 
 
 def on_off(text: str) -> bool:
-    if text.lower() not in {"on", "off"}:
+    if text.lower() not in {"on", "off", "1", "0"}:
         raise ValueError("must be on or off")
-    return text.lower() == "on"
+    return text.lower() in {"on", "1"}
 
 
 def _names_no_machine(address: IPAddress) -> bool:
@@ -120,6 +120,30 @@ def secret(text: str) -> str:
     if len(text) > 256 or not text.isprintable():  # a HMAC key: longer only hides a pasted file
         raise ValueError("must be at most 256 printable characters")
     return text
+
+
+def invites(text: str) -> tuple[str, ...]:
+    given = tuple(part.strip() for part in text.split(",") if part.strip())
+    # It stands in URLs, and is all that keeps strangers out.
+    if not 1 <= len(given) <= 2 or not all(re.fullmatch(r"[A-Za-z0-9._~-]{16,128}", invite) for invite in given):
+        raise ValueError("must be one or two invites of 16 to 128 letters, digits or . _ ~ - separated by a comma")
+    return given
+
+
+def public_keys(text: str) -> frozenset[str]:
+    keys = frozenset(part.strip() for part in text.split(",") if part.strip())
+    if not keys or not all(re.fullmatch(r"[0-9a-f]{64}", key) for key in keys):
+        raise ValueError("must be public keys of 64 lower-case hexadecimal digits, separated by commas")
+    return keys
+
+
+def origins(text: str) -> tuple[str, ...]:
+    given = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    if given == ("*",):
+        return ()
+    if not given or not all(re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@,]+", origin) for origin in given):
+        raise ValueError("must be * or origins such as https://tavern.example.com, separated by commas")
+    return given
 
 
 def path(text: str) -> Path:

@@ -34,6 +34,8 @@ class Decisions:
 
     turn_secrets: tuple[str, ...] = attrs.field(repr=False)
     """The first mints; none of them is the one that old clients carry."""
+    server_secret: bytes = attrs.field(repr=False)
+    """Behind resume tokens and the hashes of addresses; it outlives a restart where the store does."""
     static_credentials: bool
     """Whether credentials that somebody computed from them are accepted."""
     db_path: Path | None
@@ -50,16 +52,18 @@ async def decide(settings: Settings, environment: Mapping[str, str]) -> Decision
     db_path = _db_path(settings, environment)
     certificate = server_certificate(settings)
     turn_secrets = _turn_secrets(settings, db_path, environment)
+    server_secret = _server_secret(db_path)
     advertised, warnings = await advertised_addresses(settings)
     descriptors = raise_descriptor_limit() - _RESERVED_DESCRIPTORS - len(shared_relay_ports(settings)) * len(advertised)
     return Decisions(
         turn_secrets=turn_secrets,
+        server_secret=server_secret,
         static_credentials=settings.turn_rest and any(_operators_secrets(settings)),
         db_path=db_path,
         advertised_addresses=advertised,
         certificate=certificate,
         # Half each: neither a crowd at the door nor one at the relay takes the other's.
-        max_connections=max(descriptors // 2, 16),
+        max_connections=min(settings.max_connections or descriptors, max(descriptors // 2, 16)),
         max_allocations=max(descriptors // 2, 16),
         warnings=warnings,
     )
@@ -85,6 +89,12 @@ def _turn_secrets(settings: Settings, db_path: Path | None, environment: Mapping
         # Credentials end with their sessions, and these with the process: nothing is gained by keeping it.
         return (secrets.token_urlsafe(_SECRET_BYTES), *given)
     return (load_or_create_secret(_secret_path(db_path, environment)), *given)
+
+
+def _server_secret(db_path: Path | None) -> bytes:
+    if db_path is None:
+        return secrets.token_bytes(_SECRET_BYTES)
+    return load_or_create_secret(db_path.parent / "server-secret", "the server's secret", "").encode()
 
 
 def _db_path(settings: Settings, environment: Mapping[str, str]) -> Path | None:

@@ -10,7 +10,8 @@ from typing import Any
 
 from tavern.signaling import messages
 from tavern.signaling.candidates import announced_addresses
-from tavern.signaling.messages import Answer, IceCandidate, Offer, SignalingError
+from tavern.signaling.messages import SignalingError
+from tavern.signaling.requests import MESSAGE_TYPES, Relayed, parse_message
 from tavern.stun import attributes
 from tavern.stun.framing import StreamFramer
 from tavern.stun.message import (
@@ -194,20 +195,20 @@ def signaling(data: bytes) -> None:
     if choices.byte() % 4 == 0:
         frame = choices.rest()
     else:
-        message = {"type": choices.of(tuple(messages.MESSAGE_TYPES)), **_object(choices, 2)}
+        message = {"type": choices.of(MESSAGE_TYPES), **_object(choices, 2)}
         frame = json.dumps(message, ensure_ascii=choices.byte() % 4 != 0)
         if choices.byte() > 200:
             frame = frame[: choices.number(2)]
     try:
-        parsed = messages.parse_message(frame)
+        parsed = parse_message(frame)
     except SignalingError as error:
         messages.encode(messages.error_message(error))
         return
-    if isinstance(parsed, Offer | Answer | IceCandidate):
-        for address in announced_addresses(parsed):
+    if isinstance(parsed, Relayed):
+        for address in announced_addresses(parsed.content):
             assert str(address) == str(ip_address(str(address)))
-        text = parsed.candidate if isinstance(parsed, IceCandidate) else parsed.sdp
-        messages.encode({"type": "offer", "sdp": text, "target": parsed.target})
+        sent = messages.encode({"type": parsed.type, "from": "me", **parsed.passed_on})
+        assert json.loads(sent.decode())["from"] == "me"
 
 
 def _object(choices: Choices, depth: int) -> dict[str, Any]:

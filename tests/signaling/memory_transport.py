@@ -13,10 +13,12 @@ from tavern.signaling.transport import ConnectionEnded
 class MemoryTransport:
     """Implements `signaling.transport.Transport`; the test is the client at the other end."""
 
-    def __init__(self, client_host: str = "192.0.2.7", host_header: str = "localhost:3001") -> None:
+    def __init__(self, client_host: str = "192.0.2.7", host_header: str = "localhost:3001", query: str = "") -> None:
         self.client_host = client_host
         self.host_header = host_header
         self.direct_tls = False
+        self.query = query
+        self.closed_by_client = False
         self.closed: tuple[int, str] | None = None
         self.congested = False
         self._to_server, self._from_client = trio.open_memory_channel[str | bytes](1000)
@@ -52,5 +54,10 @@ class MemoryTransport:
         return self._from_server.statistics().current_buffer_used == 0
 
     def hang_up(self) -> None:
-        """As the client: gone."""
+        """As the client: close."""
+        self.closed_by_client = True
+        self._to_server.close()
+
+    def vanish(self) -> None:
+        """As the network: the connection is lost."""
         self._to_server.close()

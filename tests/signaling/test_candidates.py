@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tavern.signaling.candidates import announced_addresses
-from tavern.signaling.messages import Answer, IceCandidate, Offer
+from tests.signaling.relayed import answer, ice_candidate, offer
 
 HOST = "candidate:842163049 1 udp 1677729535 9.8.7.6 46154 typ srflx raddr 10.0.0.1 rport 0 generation 0"
 SDP = (
@@ -42,13 +42,13 @@ IN_SDP = {"9.8.7.1", "2600::1", "9.8.7.3"}
     ],
 )
 def test_a_candidates_address(candidate: str, addresses: set[str]) -> None:
-    assert {str(address) for address in announced_addresses(IceCandidate(candidate, "b"))} == addresses
+    assert {str(address) for address in announced_addresses(ice_candidate(candidate, "b").content)} == addresses
 
 
 @pytest.mark.parametrize("text", [SDP, json.dumps({"type": "offer", "sdp": SDP}), SDP.replace("\r\n", "\n")])
 def test_the_udp_candidates_of_a_description_and_nothing_else_in_it(text: str) -> None:
-    for message in (Offer(text), Answer(text, "b")):
-        assert {str(address) for address in announced_addresses(message)} == IN_SDP
+    for message in (offer(text), answer(text, "b")):
+        assert {str(address) for address in announced_addresses(message.content)} == IN_SDP
 
 
 @pytest.mark.parametrize(
@@ -63,15 +63,20 @@ def test_the_udp_candidates_of_a_description_and_nothing_else_in_it(text: str) -
 )
 def test_what_looks_like_candidates_for_long_is_none(text: str) -> None:
     """A pattern that goes back and forth in it would not end before the test's time is over."""
-    assert announced_addresses(Offer(text)) == frozenset()
+    assert announced_addresses(offer(text).content) == frozenset()
 
 
 def test_only_so_many_candidates_of_one_message_are_read() -> None:
     text = "".join(HOST.replace("9.8.7.6", f"9.{n // 200}.{n % 200}.6") + "\n" for n in range(500))
-    assert len(announced_addresses(Offer(text))) == 256
+    assert len(announced_addresses(offer(text).content)) == 256
 
 
-@given(st.text())
+@given(st.text(st.characters(codec="utf-8")))
 def test_any_text_is_read(text: str) -> None:
-    for address in announced_addresses(Offer("candidate:" + text)):
+    for address in announced_addresses(offer("candidate:" + text).content):
         assert address == ip_address(str(address))
+
+
+def test_escapes_that_nothing_needs_hide_no_address() -> None:
+    escaped = '"a=candidate:1\\/2 1 \\u0075dp 1 9.8.7.6 9 typ host"'
+    assert {str(address) for address in announced_addresses(escaped.encode())} == {"9.8.7.6"}

@@ -10,22 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tavern.signaling.messages import (
-    Answer,
+from tavern.signaling.messages import Identity, SignalingError, encode, error_message
+from tavern.signaling.requests import (
+    MESSAGE_TYPES,
     CreateChannel,
     CreateTavern,
     GetIceServers,
     GetTavernInfo,
-    IceCandidate,
-    Identity,
     Join,
     JoinChannel,
     LeaveChannel,
     Message,
-    Offer,
-    SignalingError,
+    Relayed,
     UpdateIdentity,
-    error_message,
     parse_message,
 )
 
@@ -40,10 +37,6 @@ GOOD: list[tuple[dict[str, Any], Message]] = [
     ({"type": "join-channel", "tavernId": "t", "channelId": "c", "identity": ALICE}, JoinChannel("t", "c", IDENTITY)),
     ({"type": "leave-channel", "tavernId": "t", "channelId": "c"}, LeaveChannel("t", "c")),
     ({"type": "update-identity", "identity": ALICE}, UpdateIdentity(IDENTITY)),
-    ({"type": "offer", "sdp": "v=0"}, Offer("v=0")),
-    ({"type": "offer", "sdp": "v=0", "target": "b", "tavernId": "t", "channelId": "c"}, Offer("v=0", "b", "t", "c")),
-    ({"type": "answer", "sdp": "v=0", "target": "b"}, Answer("v=0", "b")),
-    ({"type": "ice-candidate", "candidate": "{}", "target": "b"}, IceCandidate("{}", "b")),
     ({"type": "join", "room": "r"}, Join("r")),
     ({"type": "join", "room": "r", "identity": ALICE}, Join("r", IDENTITY)),
     ({"type": "join", "room": "r", "identity": None}, Join("r")),
@@ -57,6 +50,45 @@ GOOD: list[tuple[dict[str, Any], Message]] = [
 def test_each_message_of_the_protocol_is_read(message: dict[str, Any], parsed: Message) -> None:
     assert parse_message(json.dumps(message)) == parsed
     assert parse_message(json.dumps(message, ensure_ascii=False).encode()) == parsed
+
+
+RELAYED: list[tuple[dict[str, Any], tuple[str | None, str | None, str | None], dict[str, Any]]] = [
+    ({"type": "offer", "sdp": "v=0"}, (None, None, None), {"sdp": "v=0"}),
+    ({"type": "offer", "sdp": "v=0", "target": None, "tavernId": None}, (None, None, None), {"sdp": "v=0"}),
+    (
+        {"type": "offer", "sdp": "v=0", "target": "b", "tavernId": "t", "channelId": "c"},
+        ("b", "t", "c"),
+        {"sdp": "v=0", "tavernId": "t", "channelId": "c"},
+    ),
+    ({"type": "answer", "sdp": "v=0", "target": "b"}, ("b", None, None), {"sdp": "v=0"}),
+    ({"type": "ice-candidate", "candidate": "{}", "target": "b"}, ("b", None, None), {"candidate": "{}"}),
+    # Nobody speaks for somebody else; what clients sign for each other goes through.
+    (
+        {"type": "answer", "sdp": "v=0", "target": "b", "from": "me", "signature": {"key": "ü", "at": 1}},
+        ("b", None, None),
+        {"sdp": "v=0", "signature": {"key": "ü", "at": 1}},
+    ),
+]
+
+
+@pytest.mark.parametrize(("message", "where", "passed_on"), RELAYED)
+def test_what_is_relayed_is_read_as_far_as_it_concerns_the_server(
+    message: dict[str, Any], where: tuple[str | None, str | None, str | None], passed_on: dict[str, Any]
+) -> None:
+    for data in (json.dumps(message), json.dumps(message, ensure_ascii=False).encode()):
+        parsed = parse_message(data)
+        assert isinstance(parsed, Relayed)
+        assert (parsed.type, parsed.target, parsed.tavern_id, parsed.channel_id) == (message["type"], *where)
+        assert json.loads(encode(parsed.passed_on)) == passed_on
+
+
+@pytest.mark.parametrize(
+    "value", ["1e999", "12345678901234567890123", '"\\u00fc\\ud83c\\udf7a"', '{ "a" : [ ] }', "-0.10"]
+)
+def test_extra_members_of_what_is_relayed_stay_as_they_were_written(value: str) -> None:
+    parsed = parse_message(f'{{"type":"offer","sdp":"v=0","extra":{value}}}')
+    assert isinstance(parsed, Relayed)
+    assert encode(parsed.passed_on) == f'{{"sdp":"v=0","extra":{value}}}'.encode()
 
 
 @pytest.mark.parametrize(
@@ -95,6 +127,12 @@ def test_each_message_of_the_protocol_is_read(message: dict[str, Any], parsed: M
             "identity.displayName",
         ),
         ('{"type":"answer","sdp":"v=0"}', "bad-message", "target"),
+        ('{"type":"answer","sdp":"v=0","target":null}', "bad-message", "target"),
+        ('{"type":"offer","target":"b"}', "bad-message", "sdp"),
+        ('{"type":"offer","sdp":"v=0","target":7}', "bad-message", "target"),
+        ('{"type":"offer","sdp":"v=0","tavernId":""}', "bad-message", "tavernId"),
+        (b'{"type":"offer","sdp":"v=0","extra":"\xff"}', "bad-json", None),
+        ('{"type":"offer","sdp":"v=0","extra":"\\ud800"}', "bad-json", None),
         ('{"type":"ice-candidate","candidate":{},"target":"b"}', "bad-message", "candidate"),
     ],
 )
@@ -137,10 +175,10 @@ _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec="utf-8"), max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["tag", "name", "x"]), inner),
 )
-_fields = ("type", "name", "icon", "tavernId", "channelId", "identity", "sdp", "target", "candidate", "room")
+_fields = ("type", "name", "icon", "tavernId", "channelId", "identity", "sdp", "target", "candidate", "room", "invite")
 
 
-@given(st.sampled_from([message["type"] for message, _ in GOOD]), st.dictionaries(st.sampled_from(_fields), _json))
+@given(st.sampled_from(MESSAGE_TYPES), st.dictionaries(st.sampled_from(_fields), _json))
 def test_any_field_of_any_kind_is_a_message_or_one_error(kind: str, fields: dict[str, Any]) -> None:
     try:
         parse_message(json.dumps({**fields, "type": kind}))

@@ -14,12 +14,18 @@ import trio.testing
 
 from tavern.addresses import IPAddress
 from tavern.metrics import Metrics
+from tavern.signaling.address_hashes import address_hash
 from tavern.signaling.ice import REFRESH_MARGIN_S, TURN_CREDENTIAL_LIFETIME_S
 from tavern.signaling.limits import AddressLimit
+from tavern.signaling.management import Management
 from tavern.signaling.messages import Identity
 from tavern.signaling.registry import Registry
+from tavern.signaling.resume_tokens import ResumeTokens
+from tavern.signaling.resumption import Resumptions
 from tavern.signaling.session import MAX_WAITING, Signaling
+from tavern.signaling.taverns import Taverns
 from tavern.store.base import ChannelRecord, StoreBusy, TavernRecord, WriteFailed
+from tavern.store.index import Caps
 from tavern.store.memory import MemoryStore
 from tests.signaling.memory_transport import MemoryTransport
 
@@ -47,6 +53,9 @@ class Observed:
         heard = tuple(self._name(receiver) for receiver in receiver_ids)
         self.events.append(("announced", self._name(peer_id), heard, tuple(sorted(map(str, addresses)))))
 
+    def session_returned(self, peer_id: str, host: str) -> None:
+        self.events.append(("returned", self._name(peer_id), host))
+
     def session_lost(self, peer_id: str) -> None:
         self.events.append(("lost", self._name(peer_id)))
 
@@ -66,9 +75,12 @@ class Lab:
         self.store = store
         self.observed = Observed()
         self.registry = Registry(Metrics(trio.current_time()), self.observed)
+        taverns = Taverns(self.registry, store, partial(address_hash, b"secret"))
         self.signaling = Signaling(
             registry=self.registry,
-            store=store,
+            taverns=taverns,
+            management=Management(taverns),
+            resumptions=Resumptions(self.registry, ResumeTokens(b"secret", "run")),
             ice_servers=lambda transport, peer_id: {
                 "type": "ice-servers",
                 "iceServers": [],
@@ -104,7 +116,7 @@ def join(tavern: dict[str, Any], key: str) -> dict[str, Any]:
 @pytest.fixture
 async def lab() -> AsyncIterator[Lab]:
     async with trio.open_nursery() as nursery:
-        lab = Lab(nursery, MemoryStore())
+        lab = Lab(nursery, MemoryStore(Caps(taverns_per_address=20_000)))
         await nursery.start(lab.registry.run)
         yield lab
         nursery.cancel_scope.cancel()
@@ -229,7 +241,8 @@ async def test_too_many_messages_in_a_second_and_the_third_violation_closes(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with trio.open_nursery() as nursery:
-        lab = Lab(nursery, MemoryStore(), messages=30)
+        lab = Lab(nursery, MemoryStore(Caps(taverns_per_address=20_000)), messages=30)
+        await nursery.start(lab.registry.run)
         client = lab.connect()
         for _ in range(30):
             client.say({"type": "get-tavern-info", "tavernId": "x"})
@@ -254,7 +267,8 @@ async def test_taverns_a_minute_are_counted_by_address_over_all_its_connections(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     async with trio.open_nursery() as nursery:
-        lab = Lab(nursery, MemoryStore(), creates=10)
+        lab = Lab(nursery, MemoryStore(Caps(taverns_per_address=20_000)), creates=10)
+        await nursery.start(lab.registry.run)
         clients = [lab.connect() for _ in range(2)]
         for number in range(10):
             await lab.tavern(clients[number % 2])
@@ -284,6 +298,7 @@ class RefusingStore(MemoryStore):
 async def test_a_store_that_refuses_is_an_error_to_the_one_who_asked(error: Exception) -> None:
     async with trio.open_nursery() as nursery:
         lab = Lab(nursery, RefusingStore(error))
+        await nursery.start(lab.registry.run)
         client = lab.connect()
         client.say({"type": "create-tavern", "name": "Pony"})
         assert await client.hear("error") == {"type": "error", "message": str(error), "code": "store-unavailable"}
@@ -346,7 +361,7 @@ class SlowStore(MemoryStore):
     """A store whose disk takes its time: writes wait until the test lets them go."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(Caps(taverns_per_address=20_000))
         self.go = trio.Event()
 
     async def create_tavern(self, tavern: TavernRecord, channels: tuple[ChannelRecord, ...]) -> None:
@@ -403,6 +418,7 @@ async def test_a_replaced_session_does_not_come_back_with_what_it_had_sent_befor
     async with trio.open_nursery() as nursery:
         store = LateStore()
         lab = Lab(nursery, store)
+        await nursery.start(lab.registry.run)
         presence = lab.registry.presence
         await nursery.start(lab.registry.run)
         for _ in range(20):  # which task comes first is trio's to draw
@@ -433,6 +449,7 @@ async def test_all_that_is_within_the_message_limit_is_done_however_many_wait() 
     async with trio.open_nursery() as nursery:
         store = SlowStore()
         lab = Lab(nursery, store)
+        await nursery.start(lab.registry.run)
         client = lab.connect()
         for _ in range(2 * MAX_WAITING):
             client.say({"type": "create-tavern", "name": "Pony"})
@@ -475,7 +492,8 @@ async def test_the_log_tells_of_what_happened_only(lab: Lab, caplog: pytest.LogC
 
 async def test_the_create_limit_counts_an_ipv6_network_as_one_client(autojump_clock: trio.testing.MockClock) -> None:
     async with trio.open_nursery() as nursery:
-        lab = Lab(nursery, MemoryStore(), creates=1)
+        lab = Lab(nursery, MemoryStore(Caps(taverns_per_address=20_000)), creates=1)
+        await nursery.start(lab.registry.run)
         await lab.tavern(lab.connect("2001:db8:1:2::1"))
         neighbour = lab.connect("2001:db8:1:2:3::9")
         neighbour.say({"type": "create-tavern", "name": "Pony"})

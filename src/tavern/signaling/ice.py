@@ -53,6 +53,11 @@ def ice_servers_message(urls: Sequence[str], credential: Credential) -> dict[str
     return {"type": "ice-servers", "iceServers": servers, "expiresAt": iso_utc(credential.expires_at)}
 
 
-def iso_utc(unix_s: float) -> str:
+def iso_utc(moment_unix_s: float) -> str:
     """ISO 8601 in UTC with milliseconds and `Z`, as JavaScript's `toISOString` writes it."""
-    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return datetime.fromtimestamp(moment_unix_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def unix_s(moment: str) -> float:
+    """Seconds since 1970 of what `iso_utc` wrote."""
+    return datetime.fromisoformat(moment).timestamp()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from bisect import bisect_right
+from collections import OrderedDict
 
 import attrs
 
@@ -19,20 +20,20 @@ class WindowLimit:
 
     limit: int
     window_s: float
-    _times: deque[float] = attrs.field(factory=deque, init=False)
+    _times: list[float] = attrs.field(factory=list, init=False)
+    _forget_at: int = attrs.field(default=1, init=False)
+    """With so many events those that are too old are looked for: never more often than for every second event."""
 
     def allow(self, now: float) -> bool:
         """Whether one more event fits now; it is counted if so."""
-        self._forget(now)
-        if len(self._times) >= self.limit:
-            return False
-        self._times.append(now)
-        return True
-
-    def _forget(self, now: float) -> None:
         times = self._times
-        while times and times[0] <= now - self.window_s:
-            times.popleft()
+        if len(times) >= self._forget_at:
+            del times[: bisect_right(times, now - self.window_s)]
+            if len(times) >= self.limit:
+                return False
+            self._forget_at = min(self.limit, 2 * len(times) + 8)
+        times.append(now)
+        return True
 
 
 @attrs.define(eq=False)

@@ -1,10 +1,11 @@
-"""Every connected peer and live room: executes what `rooms` decides, and supervises one task per live room."""
+"""Every connected peer and live room: executes what `presence` decides, and supervises one task per live room."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -16,9 +17,12 @@ from tavern.logs import log_event
 from tavern.metrics import Metrics
 from tavern.signaling import messages
 from tavern.signaling.candidates import announced_addresses
-from tavern.signaling.messages import Relayed
 from tavern.signaling.observer import SessionObserver
+from tavern.signaling.presence import Presence
+from tavern.signaling.relaying import relay
+from tavern.signaling.requests import Relayed
 from tavern.signaling.rooms import (
+    Changed,
     Channel,
     Close,
     Deliver,
@@ -27,16 +31,21 @@ from tavern.signaling.rooms import (
     LegacyRoom,
     Moved,
     Peer,
-    Presence,
     Room,
     RoomEmptied,
     RoomOpened,
+    peer_in_channel,
 )
+from tavern.signaling.timers import Timers
 from tavern.signaling.transport import Transport
+from tavern.signaling.watchers import Watchers
 
 CLOSE_GOING_AWAY = 1001
 CLOSE_POLICY_VIOLATION = 1008
 CLOSE_INTERNAL_ERROR = 1011
+
+PRESENCE_INTERVAL_S = 0.1
+"""Watchers hear of a channel at most so often: who joins and leaves all the time does not flood them."""
 
 _log = logging.getLogger("tavern.rooms")
 
@@ -60,42 +69,63 @@ class Registry:
     metrics: Metrics
     observer: SessionObserver
     presence: Presence = attrs.field(factory=Presence)
-    _peers: set[Peer] = attrs.field(factory=set, init=False)
+    watchers: Watchers = attrs.field(factory=Watchers, init=False)
+    timers: Timers = attrs.field(init=False)
+    on_moved: Callable[[Peer], None] = attrs.field(default=lambda _peer: None, init=False)
+    """Called when a peer came to be in another place, or nowhere, or goes by another identity."""
+    _admitted: dict[Peer, bool] = attrs.field(factory=dict, init=False)
+    """All peers that may act, and whether the relay knows of them."""
     _supervisions: dict[Room, _Supervision] = attrs.field(factory=dict, init=False)
+    _changed: dict[tuple[str, str], None] = attrs.field(factory=dict, init=False)
+    """Channels of watched taverns that watchers are to be told of, `(tavern_id, channel_id)`."""
     _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
     _draining: bool = attrs.field(default=False, init=False)
 
+    def __attrs_post_init__(self) -> None:
+        self.timers = Timers(self.metrics)
+
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Supervises the rooms until cancelled. Peers can connect once it is started."""
+        """Supervises the rooms, and has the timers run, until cancelled. Peers can connect once it is started."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            await nursery.start(self.timers.run)
             task_status.started()
             await trio.sleep_forever()
 
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    def start(self, job: Callable[[], Any], name: str) -> None:
+        """Runs a job (an async function) that outlives whose session began it. It has walls of its own."""
+        assert self._nursery is not None, "sessions run while the registry runs"
+        self._nursery.start_soon(job, name=name)
+
     def connect(self, transport: Transport) -> Peer:
-        """A new peer, nowhere yet. While the server drains it is told so and closed at once."""
-        peer = Peer(str(uuid4()), outlet=transport)
-        self._peers.add(peer)
-        self.observer.session_opened(peer.peer_id, transport.client_host)
-        self.metrics.connected_peers = len(self._peers)
+        """A new peer, nowhere yet, and unknown to the relay. While the server drains it is told so and closed."""
+        peer = Peer(str(uuid4()), outlet=transport, host=transport.client_host)
+        self._admitted[peer] = False
+        self.metrics.connected_peers = len(self._admitted)
         if self._draining:
             self._say_goodbye(peer)
         return peer
 
+    def admit(self, peer: Peer) -> None:
+        """The peer may use the server: the relay knows it from now on. Idempotent."""
+        if self._admitted.get(peer) is False:
+            self._admitted[peer] = True
+            self.observer.session_opened(peer.peer_id, peer.host)
+
     def disconnect(self, peer: Peer) -> None:
         """The peer is forgotten and those it was with know. Idempotent; never raises for a room's failure."""
-        was_connected = peer in self._peers
-        self._peers.discard(peer)
-        self.metrics.connected_peers = len(self._peers)
         room = peer.place.room if peer.place else None
         with suppress(RoomFailed):  # the room's task has it
             self.act(room, lambda: self.presence.disconnect(peer))
-        if was_connected:
-            self.observer.session_lost(peer.peer_id)
+        self.absorb(peer)
 
     def is_connected(self, peer: Peer) -> bool:
         """Whether the peer may act still: neither has its connection ended nor was it told to."""
-        return peer in self._peers
+        return peer in self._admitted
 
     def act(self, room: Room | None, decide: Callable[[], Effects]) -> None:
         """Decide and execute, at once and without a checkpoint, so that nothing comes between.
@@ -108,62 +138,93 @@ class Registry:
                 self._execute(effect)
         except RemoteError:
             raise
-        except Exception as error:  # the wall of the room
-            supervision = self._supervisions.get(room) if room is not None else None
-            if supervision is None:
-                raise
-            supervision.error = supervision.error or error
-            supervision.over.set()
-            raise RoomFailed(str(room)) from error
+        except Exception as error:  # noqa: BLE001  the wall of the room
+            self._fail(room, error)
 
     def relay(self, peer: Peer, message: Relayed) -> None:
         """Passes an offer, answer or candidate on. Raises what `act` raises, and SignalingError (`target-busy`) where
         a target reads more slowly than it is sent to: whoever sends must not be able to have it closed for that.
         """
-        busy: list[Peer] = []
-
-        def decide() -> Effects:
-            delivery = self.presence.relay(peer, message)
-            busy.extend(target for target in delivery.recipients if target.outlet.congested)
-            reached = tuple(target for target in delivery.recipients if target not in busy)
+        try:
+            delivery = relay(peer, message)
+            reached = delivery.recipients
+            busy = any(target.outlet.congested for target in reached)
+            if busy:
+                reached = tuple(target for target in reached if not target.outlet.congested)
             # Before it is delivered: who hears of an address may ask the relay for it at once.
-            if addresses := announced_addresses(message):
+            if addresses := announced_addresses(message.content):
                 self.observer.addresses_announced(peer.peer_id, [target.peer_id for target in reached], addresses)
-            return [Deliver(reached, delivery.message)]
-
-        self.act(peer.place.room if peer.place else None, decide)
+            data = messages.encode(delivery.message)
+            for target in reached:
+                target.outlet.send(data)
+        except RemoteError:
+            raise
+        except Exception as error:  # noqa: BLE001  the wall of the room
+            self._fail(peer.place.room if peer.place else None, error)
         if busy:
             raise messages.target_busy()
 
-    def broadcast(self, tavern_id: str, message: dict[str, Any]) -> tuple[Peer, ...]:
-        """Send to every peer in the tavern's channels; answers who that was."""
-        peers = self.presence.tavern_peers(tavern_id)
-        self._execute(Deliver(peers, message))
-        return peers
+    def send(self, peers: Iterable[Peer], message: Mapping[str, Any]) -> None:
+        """Outside of any room's wall: what is sent has been decided."""
+        self._execute(Deliver(tuple(peers), message))
+
+    def tell_tavern(self, tavern_id: str, message: Mapping[str, Any], *, old_ones: bool) -> set[Peer]:
+        """Send to all in the tavern's channels and to its watchers, once to each; answers who that was.
+
+        `old_ones`: also to clients that do not know the extensions.
+        """
+        inside = (peer for peer in self.presence.tavern_peers(tavern_id) if old_ones or peer.extended)
+        told = dict.fromkeys((*inside, *self.watchers.of_tavern(tavern_id)))
+        self.send(told, message)
+        return set(told)
 
     def drain(self) -> None:
         """Everybody is told `server-shutdown` and closed with 1001; newcomers too from now on."""
         self._draining = True
-        for peer in tuple(self._peers):
+        for peer in tuple(self._admitted):
             self._say_goodbye(peer)
+
+    def absorb(self, newcomer: Peer) -> None:
+        """`newcomer` is forgotten, which its client has no more use for: it goes on as another peer."""
+        if self._forget(newcomer):
+            self.observer.session_lost(newcomer.peer_id)
+
+    def _forget(self, peer: Peer) -> bool:
+        """Whether the relay knew it."""
+        admitted = self._admitted.pop(peer, False)
+        self.metrics.connected_peers = len(self._admitted)
+        self.watchers.forget(peer)
+        return admitted
 
     def _say_goodbye(self, peer: Peer) -> None:
         self._execute(Deliver((peer,), {"type": "server-shutdown"}))
         self._execute(Close(peer, CLOSE_GOING_AWAY, "server shutdown"))
 
+    def _fail(self, room: Room | None, error: Exception) -> None:
+        supervision = self._supervisions.get(room) if room is not None else None
+        if supervision is None:
+            raise error
+        supervision.error = supervision.error or error
+        supervision.over.set()
+        raise RoomFailed(str(room)) from error
+
     def _execute(self, effect: Effect) -> None:
         match effect:
-            case Deliver(recipients=recipients, message=message):
+            case Deliver(recipients=recipients, message=message, extended=extended):
                 data = messages.encode(message)
+                extended_data = data if extended is None else messages.encode(extended)
                 for peer in recipients:
-                    peer.outlet.send(data)
+                    peer.outlet.send(extended_data if peer.extended else data)
             case Close(peer=peer, code=code, reason=reason):
-                if peer in self._peers:
-                    self._peers.discard(peer)
+                if self._forget(peer):
                     self.observer.session_revoked(peer.peer_id)
                 peer.outlet.close(code, reason)
             case Moved(peer=peer, place=place):
-                self.observer.session_moved(peer.peer_id, place and _group(place))
+                if self._admitted.get(peer):
+                    self.observer.session_moved(peer.peer_id, place and _group(place))
+                self.on_moved(peer)
+            case Changed(tavern_id=tavern_id, channel_id=channel_id):
+                self._note_changed(tavern_id, channel_id)
             case RoomOpened(room=room):
                 assert self._nursery is not None, "rooms open while the registry runs"
                 self._supervisions[room] = _Supervision()
@@ -172,6 +233,27 @@ class Registry:
                 # None where the room's task was cancelled first, since everything ends at once.
                 if supervision := self._supervisions.get(room):
                     supervision.over.set()
+
+    def _note_changed(self, tavern_id: str, channel_id: str) -> None:
+        if not self.watchers.is_watched(tavern_id) or (tavern_id, channel_id) in self._changed:
+            return
+        self._changed[tavern_id, channel_id] = None
+        when = trio.current_time() + PRESENCE_INTERVAL_S
+        self.timers.call_at(when, partial(self._tell_watchers, tavern_id, channel_id))
+
+    def _tell_watchers(self, tavern_id: str, channel_id: str) -> None:
+        del self._changed[tavern_id, channel_id]
+        channel = self.presence.channel(tavern_id, channel_id)
+        members = channel.members.values() if channel else ()
+        self.send(
+            self.watchers.of_tavern(tavern_id),
+            {
+                "type": "presence-changed",
+                "tavernId": tavern_id,
+                "channelId": channel_id,
+                "peers": [peer_in_channel(peer, channel, extended=True) for peer in members if channel],
+            },
+        )
 
     async def _run_room(self, room: Room, supervision: _Supervision) -> None:
         """The room's task: a bug met in the room ends the room and nothing else."""

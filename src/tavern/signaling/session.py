@@ -1,57 +1,65 @@
-"""One client's signaling session: reads its messages, keeps its limits, answers."""
+"""One client's session: what it asks for, in its order and within its limits."""
 
 from __future__ import annotations
 
 import logging
-import time
+import secrets
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
-from uuid import uuid4
 
 import attrs
 import trio
 
 from tavern.addresses import source_key
+from tavern.errors import RemoteError
 from tavern.logs import TRACE, log_event
 from tavern.signaling import messages
-from tavern.signaling.ice import REFRESH_MARGIN_S, TURN_CREDENTIAL_LIFETIME_S, iso_utc
+from tavern.signaling.entry import ENTRY_S, Entry, Rules
+from tavern.signaling.ice import REFRESH_MARGIN_S, TURN_CREDENTIAL_LIFETIME_S
 from tavern.signaling.limits import AddressLimit, Violations, WindowLimit
-from tavern.signaling.messages import (
-    Answer,
+from tavern.signaling.management import Management
+from tavern.signaling.messages import Identity, SignalingError
+from tavern.signaling.registry import CLOSE_INTERNAL_ERROR, CLOSE_POLICY_VIOLATION, Registry, RoomFailed
+from tavern.signaling.requests import (
+    OLD_TYPES,
+    REQUEST_NAMES,
     CreateChannel,
     CreateTavern,
     GetIceServers,
+    GetResumeToken,
     GetTavernInfo,
-    IceCandidate,
+    Hello,
     Join,
     JoinChannel,
     LeaveChannel,
+    ManagementRequest,
     Message,
-    Offer,
-    SignalingError,
+    ProveIdentity,
+    Relayed,
+    Resume,
+    UnwatchTavern,
     UpdateIdentity,
+    WatchTavern,
+    parse_message,
 )
-from tavern.signaling.registry import CLOSE_INTERNAL_ERROR, CLOSE_POLICY_VIOLATION, Registry, RoomFailed
-from tavern.signaling.rooms import Peer
+from tavern.signaling.resume_tokens import ResumeClaims
+from tavern.signaling.resumption import Resumptions
+from tavern.signaling.taverns import Taverns
+from tavern.signaling.timers import Timer
 from tavern.signaling.transport import ConnectionEnded, Transport
-from tavern.store.base import (
-    ChannelRecord,
-    NoSuchTavern,
-    Store,
-    StoreBusy,
-    StoreFull,
-    TavernRecord,
-    UnstorableText,
-    WriteFailed,
-)
 
 _log = logging.getLogger("tavern.signaling")
 
 MAX_WAITING = 64
 """Messages of one connection behind one that waits for the disk: two seconds of them, which is as long as the store
 waits for it. Beyond, nothing more is read."""
+
+NONCE_BYTES = 32
+
+_STORED = CreateTavern | CreateChannel | ManagementRequest
+
+_OLD = tuple(kind for kind, name in REQUEST_NAMES.items() if name in OLD_TYPES)
 
 IceServers = Callable[[Transport, str], dict[str, Any]]
 """`(transport, peer_id)` to the `ice-servers` message for that peer on this connection."""
@@ -62,38 +70,42 @@ class Signaling:
     """What all sessions of the server share."""
 
     registry: Registry
-    store: Store
+    taverns: Taverns
+    management: Management
+    resumptions: Resumptions
     ice_servers: IceServers
     rate_messages: int
     """Messages in any second per connection."""
     create_limit: AddressLimit
+    rules: Rules = attrs.field(factory=Rules)
 
     async def serve(self, transport: Transport) -> None:
-        """Runs one client's session until its connection ended; its peer has left everything on return.
+        """Runs one client's session until its connection ended; then its peer has left everything, or is away.
 
-        Our own bugs are raised, for the connection's wall. Cancelled, it leaves as well.
+        What it asked to be stored is stored still. Our own bugs are raised, for the connection's wall. Cancelled, it
+        leaves as well.
         """
-        peer = self.registry.connect(transport)
-        log_event(_log, logging.INFO, "peer-connected", peer=peer.peer_id, client=transport.client_host)
+        session = Session(self, transport)
+        log_event(_log, logging.INFO, "peer-connected", peer=session.peer.peer_id, client=transport.client_host)
+        lost = False
         try:
-            async with trio.open_nursery() as nursery:
-                session = Session(self, transport, peer, nursery)
-                await self._converse(session, transport)
-                session.end()
-                self.registry.disconnect(peer)  # at once; what it asked to be stored is stored still
+            lost = await self._converse(session, transport)
         finally:
-            self.registry.disconnect(peer)
+            session.end(lost=lost)
 
-    async def _converse(self, session: Session, transport: Transport) -> None:
+    async def _converse(self, session: Session, transport: Transport) -> bool:
+        """Whether the connection was lost, and not ended by either side."""
         try:
             while True:
                 await session.wait_for_room()
                 session.handle(await transport.receive())
         except ConnectionEnded as ended:
             log_event(_log, logging.INFO, "peer-disconnected", peer=session.peer.peer_id, reason=ended)
+            return not (transport.closed_by_client or session.peer.outlet is not transport)
         except RoomFailed:
             # Its members are closed by the room's wall; this one may not have become a member yet.
             transport.close(CLOSE_INTERNAL_ERROR, "internal error")
+            return False
 
 
 class Session:
@@ -103,24 +115,47 @@ class Session:
     but they have been read: so pings are answered and the connection's end is seen meanwhile.
     """
 
-    def __init__(self, signaling: Signaling, transport: Transport, peer: Peer, nursery: trio.Nursery) -> None:
-        self.peer = peer
-        self._nursery = nursery
-        self._waiting: deque[Message] = deque()
-        self._room = trio.Event()
+    __slots__ = (
+        "_entry",
+        "_entry_timer",
+        "_ice_timer",
+        "_messages",
+        "_registry",
+        "_room",
+        "_signaling",
+        "_transport",
+        "_violations",
+        "_waiting",
+        "peer",
+    )
+
+    def __init__(self, signaling: Signaling, transport: Transport) -> None:
         self._signaling = signaling
         self._registry = signaling.registry
-        self._presence = signaling.registry.presence
-        self._store = signaling.store
         self._transport = transport
+        self._waiting: deque[Message] | None = None
+        """Made when first needed: most connections store nothing, and there may be thousands."""
+        self._room: trio.Event | None = None
         self._messages = WindowLimit(signaling.rate_messages, window_s=1.0)
-        self._violations = Violations()
-        self._keeps_ice_servers_fresh = False
-        self._refreshing = trio.CancelScope()
+        self._violations: Violations | None = None
+        self._ice_timer: Timer | None = None
+        self._entry_timer: Timer | None = None
+        self._entry = Entry(signaling.rules)
+        self._entry.show_query(transport.query)
+        self.peer = signaling.registry.connect(transport)
+        self._admit()
+        if not self._entry.is_admitted(self.peer):
+            when = trio.current_time() + ENTRY_S
+            self._entry_timer = self._registry.timers.call_at(when, self._refuse_entry)
+
+    @property
+    def closed(self) -> bool:
+        """Whether we ended it, or its client went on elsewhere: it may not act any more."""
+        return self.peer.outlet is not self._transport or not self._registry.is_connected(self.peer)
 
     async def wait_for_room(self) -> None:
         """Returns when another message may be read. Not a checkpoint where there is room."""
-        while len(self._waiting) >= MAX_WAITING:
+        while self._waiting is not None and len(self._waiting) >= MAX_WAITING:
             self._room = trio.Event()
             await self._room.wait()
 
@@ -132,20 +167,38 @@ class Session:
             self._violate(now)
             return
         try:
-            message = messages.parse_message(data)
+            message = parse_message(data)
         except SignalingError as error:
             self._refuse(error)
             return
-        log_event(_log, TRACE, "message", peer=self.peer.peer_id, type=type(message).__name__)
+        if not isinstance(message, Relayed):
+            self._log(TRACE, "message", type=type(message).__name__)
+            if not isinstance(message, _OLD):
+                self.peer.extended = True
         if isinstance(message, CreateTavern) and not self._may_create(now):
             self._violate(now)
         elif self._waiting:
             self._waiting.append(message)
-        elif isinstance(message, CreateTavern | CreateChannel):
+        elif _is_stored(message):
+            if self._waiting is None:
+                self._waiting = deque()
             self._waiting.append(message)
-            self._nursery.start_soon(self._work)
+            self._registry.start(self._work, "session's work")
         else:
             self._answer(message)
+
+    def end(self, *, lost: bool) -> None:
+        """The connection is over. Where it was `lost` the peer may be kept for a client that comes back."""
+        for timer in (self._ice_timer, self._entry_timer):
+            if timer is not None:
+                timer.cancel()
+        peer, resumptions = self.peer, self._signaling.resumptions
+        if peer.outlet is not self._transport:
+            return  # its client goes on with it on another connection
+        if lost and resumptions.keep_place(peer, self._transport):
+            return
+        resumptions.forget(peer)
+        self._registry.disconnect(peer)
 
     def _may_create(self, now: float) -> bool:
         return self._signaling.create_limit.allow(source_key(self._transport.client_host), now)
@@ -153,166 +206,217 @@ class Session:
     async def _work(self) -> None:
         """Deals with what waits, the message that has to be stored first.
 
-        When the connection is over only what is to be stored is done: nobody comes back, nobody is answered.
+        When the connection is over only what is to be stored is done: nobody comes back, nobody is answered. The wall
+        of what it does: a bug of ours ends this connection.
         """
-        while self._waiting:
-            message = self._waiting[0]
-            if isinstance(message, CreateTavern | CreateChannel):
-                await self._store_for(message)
-            elif self._registry.is_connected(self.peer):
-                try:
-                    self._answer(message)
-                except RoomFailed:
-                    self._transport.close(CLOSE_INTERNAL_ERROR, "internal error")
-            self._waiting.popleft()
-            self._room.set()
-
-    async def _store_for(self, message: CreateTavern | CreateChannel) -> None:
         try:
-            with _store_errors():
-                if isinstance(message, CreateTavern):
-                    await self._create_tavern(message)
-                else:
-                    await self._create_channel(message)
+            while self._waiting:
+                await self._work_on(self._waiting[0])
+                self._waiting.popleft()
+                if self._room is not None:
+                    self._room.set()
+        except Exception:  # noqa: BLE001  the wall
+            _log.exception("storing for a session failed")
+            self._registry.metrics.failures["connection"] += 1
+            self._transport.close(CLOSE_INTERNAL_ERROR, "internal error")
+
+    async def _work_on(self, message: Message) -> None:
+        if not _is_stored(message):
+            if not self.closed:
+                self._answer_safely(message)
+            return
+        try:
+            self._entry.check(self.peer, message)
+            answer = await self._store_for(message)
         except SignalingError as error:
             self._refuse(error)
+            return
+        if answer is not None:
+            self._send(answer)
+        if isinstance(message, JoinChannel) and not self.closed:
+            self._answer_safely(message)
+
+    async def _store_for(self, message: Message) -> dict[str, Any] | None:
+        """The answer to what is to be stored, if there is one. Raises SignalingError."""
+        taverns, peer = self._signaling.taverns, self.peer
+        match message:
+            case CreateTavern():
+                self._entry.check_create(peer)
+                return await taverns.create_tavern(peer, message)
+            case CreateChannel():
+                return await taverns.create_channel(peer, message)
+            case JoinChannel():
+                await taverns.redeem_invite(peer, message)
+                return None
+            case _:
+                assert isinstance(message, ManagementRequest)
+                return await self._signaling.management.perform(peer, message)
+
+    def _answer_safely(self, message: Message) -> None:
+        """As `_answer`, away from the connection's own task."""
+        try:
+            self._answer(message)
+        except RoomFailed:
+            self._transport.close(CLOSE_INTERNAL_ERROR, "internal error")
 
     def _answer(self, message: Message) -> None:
         try:
-            self._dispatch(message)
+            if isinstance(message, Relayed):
+                self._registry.relay(self.peer, message)
+            else:
+                self._entry.check(self.peer, message)
+                self._dispatch(message)
         except SignalingError as error:
             self._refuse(error)
 
     def _dispatch(self, message: Message) -> None:
-        peer = self.peer
+        peer, taverns = self.peer, self._signaling.taverns
         match message:
-            case Offer() | Answer() | IceCandidate():
-                self._registry.relay(peer, message)
             case JoinChannel():
-                self._join_channel(message)
+                taverns.check_join(peer, message.tavernId, message.channelId)
+                self._join_channel(message.tavernId, message.channelId, message.identity)
             case LeaveChannel():
                 place = peer.place
-                self._act(lambda: self._presence.leave_channel(peer, message.tavernId, message.channelId))
+                self._act(lambda: self._registry.presence.leave_channel(peer, message.tavernId, message.channelId))
                 if peer.place is not place:
-                    self._log_life("left-channel", tavern=message.tavernId, channel=message.channelId)
+                    self._log(logging.INFO, "left-channel", tavern=message.tavernId, channel=message.channelId)
             case UpdateIdentity():
-                known = peer.identity
-                self._act(lambda: self._presence.update_identity(peer, message.identity))
-                if peer.identity is not known:
-                    self._log_life("identity-updated", key=message.identity.publicKeyHex)
+                self._update_identity(message)
             case Join():
-                self._act(lambda: self._presence.join_room(peer, message.room, message.identity))
-                self._log_life("joined-room", room=message.room)
+                self._act(lambda: self._registry.presence.join_room(peer, message.room, message.identity))
+                self._log(logging.INFO, "joined-room", room=message.room)
             case GetTavernInfo():
-                self._send({"type": "tavern-info", "tavern": self._tavern_object(message.tavernId)})
+                self._send({"type": "tavern-info", "tavern": taverns.tavern_object(peer, message.tavernId)})
             case GetIceServers():
                 self._send_ice_servers()
-                if not self._keeps_ice_servers_fresh:
-                    self._keeps_ice_servers_fresh = True
-                    self._nursery.start_soon(self._refresh_ice_servers)
-
-    def _send_ice_servers(self) -> None:
-        self._send(self._signaling.ice_servers(self._transport, self.peer.peer_id))
-
-    async def _refresh_ice_servers(self) -> None:
-        """New ones before those that the client has run out, for as long as it is connected."""
-        with self._refreshing:
-            while True:
-                await trio.sleep(TURN_CREDENTIAL_LIFETIME_S - REFRESH_MARGIN_S)
-                if self._registry.is_connected(self.peer):
-                    self._send_ice_servers()
-
-    def end(self) -> None:
-        """Nothing is sent to the client of its own accord any more."""
-        self._refreshing.cancel()
+            case Hello():
+                self._hello(message)
+            case ProveIdentity():
+                self._prove(message)
+            case WatchTavern():
+                self._send(taverns.watch(peer, message.tavernId))
+            case UnwatchTavern():
+                self._registry.watchers.unwatch(peer, message.tavernId)
+                self._send(messages.done("unwatch-tavern"))
+            case GetResumeToken():
+                self._signaling.resumptions.take(peer)
+            case Resume():
+                self._resume(message)
 
     def _act(self, decide: Callable[[], Any]) -> None:
         self._registry.act(self.peer.place.room if self.peer.place else None, decide)
 
-    def _join_channel(self, message: JoinChannel) -> None:
-        if self._store.tavern(message.tavernId) is None:
-            raise messages.tavern_not_found()
-        if all(channel.id != message.channelId for channel in self._store.channels(message.tavernId)):
-            raise messages.channel_not_found()
-        room = self._presence.rooms.get(("tavern", message.tavernId))
+    def _join_channel(self, tavern_id: str, channel_id: str, identity: Identity, *, returning: bool = False) -> None:
+        presence = self._registry.presence
+        room = presence.rooms.get(("tavern", tavern_id))
         self._registry.act(
-            room,
-            lambda: self._presence.join_channel(self.peer, message.tavernId, message.channelId, message.identity),
+            room, lambda: presence.join_channel(self.peer, tavern_id, channel_id, identity, returning=returning)
         )
-        self._log_life(
-            "joined-channel", tavern=message.tavernId, channel=message.channelId, key=message.identity.publicKeyHex
-        )
+        self._signaling.taverns.note_used(tavern_id)
+        self._log(logging.INFO, "joined-channel", tavern=tavern_id, channel=channel_id, key=identity.publicKeyHex)
 
-    async def _create_tavern(self, message: CreateTavern) -> None:
-        created_at = iso_utc(time.time())
-        identity = self.peer.identity
-        tavern = TavernRecord(
-            id=str(uuid4()),
-            name=message.name,
-            icon=message.icon or "",
-            creator_public_key=identity.publicKeyHex if identity else "",
-            signaling_url="",
-            created_at=created_at,
-        )
-        channel = ChannelRecord(id=str(uuid4()), tavern_id=tavern.id, name="General", created_at=created_at)
-        await self._store.create_tavern(tavern, (channel,))
-        self._log_life("created-tavern", tavern=tavern.id)
-        self._send({"type": "tavern-created", "tavern": self._tavern_object(tavern.id)})
+    def _update_identity(self, message: UpdateIdentity) -> None:
+        peer = self.peer
+        known = peer.identity
+        self._act(lambda: self._registry.presence.update_identity(peer, message.identity))
+        if peer.identity is not known:
+            self._signaling.resumptions.renew(peer)
+            self._log(logging.INFO, "identity-updated", key=message.identity.publicKeyHex)
 
-    async def _create_channel(self, message: CreateChannel) -> None:
-        record = ChannelRecord(
-            id=str(uuid4()), tavern_id=message.tavernId, name=message.name, created_at=iso_utc(time.time())
-        )
-        await self._store.create_channel(record)
-        channel = {"id": record.id, "name": record.name, "peers": []}
-        created = {"type": "channel-created", "tavernId": message.tavernId, "channel": channel}
-        told = self._registry.broadcast(message.tavernId, created)
-        # Existing clients append every channel-created that they get: the sender gets it once.
-        if self.peer not in told:
-            self._send(created)
-        self._log_life("created-channel", tavern=message.tavernId, channel=record.id)
+    def _hello(self, message: Hello) -> None:
+        try:
+            welcome = self._entry.hello(self.peer, message, trio.current_time(), secrets.token_bytes(NONCE_BYTES))
+        except SignalingError as error:
+            # A guess at the invite: so many, and no more.
+            self._refuse(error)
+            self._count_violation(trio.current_time())
+            return
+        self._admit()
+        self._send(welcome)
 
-    def _tavern_object(self, tavern_id: str) -> dict[str, Any]:
-        tavern = self._store.tavern(tavern_id)
-        if tavern is None:
-            raise messages.tavern_not_found()
-        channels = []
-        for record in self._store.channels(tavern_id):
-            members = self._presence.channel_members(tavern_id, record.id)
-            peers = [messages.peer_object(p.identity, tavern_id, record.id) for p in members if p.identity]
-            channels.append({"id": record.id, "name": record.name, "peers": peers})
-        answer: dict[str, Any] = {"id": tavern.id, "name": tavern.name}
-        if tavern.icon:
-            answer["icon"] = tavern.icon
-        return {**answer, "channels": channels, "createdBy": tavern.creator_public_key, "createdAt": tavern.created_at}
+    def _prove(self, message: ProveIdentity) -> None:
+        self._entry.check_proof(self.peer, message, trio.current_time())
+        self._act(lambda: self._registry.presence.prove(self.peer, message.publicKeyHex))
+        self._admit()
+        self._signaling.resumptions.renew(self.peer)
+        self._send({"type": "identity-proven", "publicKeyHex": message.publicKeyHex})
+        self._log(logging.INFO, "identity-proven", key=message.publicKeyHex)
+
+    def _resume(self, message: Resume) -> None:
+        resumptions = self._signaling.resumptions
+        resumed = resumptions.resume(message.token, self.peer, self._transport)
+        if isinstance(resumed, ResumeClaims):
+            self._resume_after_restart(resumed)
+        else:
+            self.peer = resumed
+        self._entry.invited = True  # it had come in
+        if self._entry_timer is not None:
+            self._entry_timer.cancel()
+        self._log(logging.INFO, "resumed", continued=resumed is self.peer)
+
+    def _resume_after_restart(self, claims: ResumeClaims) -> None:
+        """Raises SignalingError (`resume-failed`) where it may not enter any more."""
+        peer, taverns, resumptions = self.peer, self._signaling.taverns, self._signaling.resumptions
+        identity = claims.identity
+        proven_before = peer.proven_key
+        if claims.verified:
+            peer.proven_key = identity.publicKeyHex
+        try:
+            if self._entry.rules.require_identity and not peer.verified:
+                raise messages.identity_required()
+            taverns.check_join(peer, claims.tavern_id, claims.channel_id)
+            self._registry.admit(peer)
+            self._join_channel(claims.tavern_id, claims.channel_id, identity, returning=True)
+        except RemoteError:
+            peer.proven_key = proven_before
+            raise messages.resume_failed() from None
+        self._send(resumptions.resumed_message(peer, continued=False))
+        resumptions.take(peer)
+
+    def _admit(self) -> None:
+        if self._entry.is_admitted(self.peer):
+            self._registry.admit(self.peer)
+            if self._entry_timer is not None:
+                self._entry_timer.cancel()
+
+    def _refuse_entry(self) -> None:
+        self._log(logging.INFO, "not-admitted", client=self._transport.client_host)
+        self._transport.close(CLOSE_POLICY_VIOLATION, "not admitted")
+
+    def _send_ice_servers(self) -> None:
+        """Now, and new ones before those run out, for as long as it is connected."""
+        self._send(self._signaling.ice_servers(self._transport, self.peer.peer_id))
+        if self._ice_timer is not None:
+            self._ice_timer.cancel()
+        when = trio.current_time() + TURN_CREDENTIAL_LIFETIME_S - REFRESH_MARGIN_S
+        self._ice_timer = self._registry.timers.call_at(when, self._refresh_ice_servers)
+
+    def _refresh_ice_servers(self) -> None:
+        if not self.closed:
+            self._send_ice_servers()
 
     def _send(self, message: dict[str, Any]) -> None:
         self._transport.send(messages.encode(message))
 
     def _refuse(self, error: SignalingError) -> None:
-        log_event(_log, logging.DEBUG, "refused", peer=self.peer.peer_id, code=error.code, message=error.message)
+        self._log(logging.DEBUG, "refused", code=error.code, message=error.message)
         self._send(messages.error_message(error))
 
     def _violate(self, now: float) -> None:
         self._send(messages.error_message(messages.rate_limited()))
+        self._count_violation(now)
+
+    def _count_violation(self, now: float) -> None:
+        if self._violations is None:
+            self._violations = Violations()
         if self._violations.too_many(now):
-            log_event(_log, logging.INFO, "rate-limited", peer=self.peer.peer_id, client=self._transport.client_host)
+            self._log(logging.INFO, "rate-limited", client=self._transport.client_host)
             self._transport.close(CLOSE_POLICY_VIOLATION, "rate-limited")
 
-    def _log_life(self, event: str, **fields: object) -> None:
-        log_event(_log, logging.INFO, event, peer=self.peer.peer_id, **fields)
+    def _log(self, level: int, event: str, **fields: object) -> None:
+        log_event(_log, level, event, peer=self.peer.peer_id, **fields)
 
 
-@contextmanager
-def _store_errors() -> Iterator[None]:
-    """What the store refuses becomes an answer to the one who asked."""
-    try:
-        yield
-    except NoSuchTavern:
-        raise messages.tavern_not_found() from None
-    except StoreFull as error:
-        raise SignalingError("limit-reached", str(error)) from None
-    except UnstorableText as error:
-        raise SignalingError("bad-message", str(error)) from None
-    except (StoreBusy, WriteFailed) as error:
-        raise SignalingError("store-unavailable", str(error)) from None
+def _is_stored(message: Message) -> bool:
+    """Whether it waits for the disk."""
+    return isinstance(message, _STORED) or (isinstance(message, JoinChannel) and message.invite is not None)

@@ -27,6 +27,14 @@ class Transport(Protocol):
         """Whether it came over TLS that ends in this server, as far as its request tells: no proxy is named in it."""
 
     @property
+    def query(self) -> str:
+        """What stands behind the `?` of the URL that the client asked for, as sent; empty where nothing does."""
+
+    @property
+    def closed_by_client(self) -> bool:
+        """Whether the client ended it with a close frame; not if the connection was lost, or ended by us."""
+
+    @property
     def congested(self) -> bool:
         """Whether half of what may wait for this client is waiting: it reads, but slower than it is sent to."""
 

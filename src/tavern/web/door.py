@@ -244,6 +244,7 @@ class Door:
                     client_host=client_host(_peer_host(stream), head.headers, self.trusted_proxies),
                     host_header=host_values[0].decode("latin-1") if host_values else "",
                     direct_tls=isinstance(stream, trio.SSLStream) and not names_a_proxy(head.headers),
+                    query=head.target.partition(b"?")[2].decode("latin-1"),
                 ),
                 limits=self.limits,
             )

@@ -19,6 +19,7 @@ from tavern.web.frames import FrameCounter
 from tavern.web.streams import LINGER_S, LentStream
 
 CLOSE_NORMAL = 1000
+_NO_CLOSE_FRAME = 1006
 CLOSE_MESSAGE_TOO_BIG = 1009
 CLOSE_TRY_AGAIN_LATER = 1013
 
@@ -55,6 +56,7 @@ class Origin:
     client_host: str
     host_header: str
     direct_tls: bool
+    query: str
 
 
 async def serve_websocket(
@@ -162,6 +164,7 @@ class TrioWebSocketTransport:
         self._more = trio.Event()
         self._close: tuple[int, str] | None = None
         self._ended: str | None = None
+        self._closed_by_client = False
         self._receiving: trio.CancelScope | None = None
         self.written = trio.Event()
         """Set when nothing more will be sent: the close frame went out, or the connection is dead."""
@@ -178,6 +181,14 @@ class TrioWebSocketTransport:
     def direct_tls(self) -> bool:
         return self._origin.direct_tls
 
+    @property
+    def query(self) -> str:
+        return self._origin.query
+
+    @property
+    def closed_by_client(self) -> bool:
+        return self._closed_by_client
+
     async def receive(self) -> str | bytes:
         if self._ended is None:
             try:
@@ -187,6 +198,7 @@ class TrioWebSocketTransport:
                     if not self._has_ended() and not self._too_large(message):
                         return message
             except ConnectionClosed as closed:
+                self._closed_by_client = closed.reason is not None and closed.reason.code != _NO_CLOSE_FRAME
                 self._end(_describe(closed))
         raise ConnectionEnded(self._ended or "closed")
 
