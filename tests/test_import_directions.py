@@ -35,6 +35,8 @@ PURE = frozenset(
         "signaling.ice",
         "signaling.observer",
         "signaling.transport",
+        "web.frames",
+        "web.origins",
         "web.proxies",
         "client.events",
     }

@@ -129,6 +129,7 @@ async def _run(
             rooms_nursery.start_soon(expire_taverns, store, settings.tavern_ttl_days, in_use)
             async with _supervised("connections") as connections, _supervised("listeners") as listeners_nursery:
                 door = server.make_door(decisions)
+                await connections.start(door.run)
                 listeners_nursery.start_soon(
                     partial(trio.serve_listeners, door.handle, listening.tcp, handler_nursery=connections)
                 )
@@ -228,6 +229,9 @@ class _Server:
             ),
             trusted_proxies=settings.trusted_proxies,
             max_connections=decisions.max_connections,
+            max_per_source=settings.max_connections_per_address,
+            domain=settings.domain,
+            origins=settings.origins,
             tls=decisions.certificate.context if decisions.certificate else None,
         )
 

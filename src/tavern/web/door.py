@@ -26,9 +26,11 @@ from tavern.logs import log_event
 from tavern.metrics import Metrics
 from tavern.setting_values import IPNetwork
 from tavern.turn.five_tuple import FiveTuple, Transport
+from tavern.web.heartbeat import Heartbeat
+from tavern.web.origins import is_allowed
 from tavern.web.proxies import client_host, is_trusted, names_a_proxy
 from tavern.web.streams import AnyStream, LentStream, close_after_reading, tcp_socket
-from tavern.web.websocket import Origin, Serve, WebSocketLimits, handshake, serve_websocket
+from tavern.web.websocket import Origin, Serve, WebSocketLimits, serve_websocket
 
 MAX_HEAD_BYTES = 8 * 1024
 HEAD_TIMEOUT_S = 5.0
@@ -107,12 +109,21 @@ class Door:
     trusted_proxies: tuple[IPNetwork, ...]
     max_connections: int
     """Beyond it new ones are closed at once: file descriptors are left for the relay and the database."""
+    max_per_source: int = 0
+    """Of these from one IPv4 address or IPv6 /64; 0: a part of them, see SOURCES_THAT_FIT."""
+    domain: str = "localhost"
+    origins: tuple[str, ...] = ()
+    """Web pages that may open a WebSocket here, besides the server's own and the desktop apps; none: all may."""
     tls: Callable[[], ssl.SSLContext] | None = None
     """For the next handshake. With it HTTP and WebSocket are served over TLS only."""
     head_timeout_s: float = HEAD_TIMEOUT_S
     _connections: int = attrs.field(default=0, init=False)
     _by_source: Counter[str] = attrs.field(factory=Counter, init=False)
     """Open connections by source_key."""
+    _by_client: Counter[str] = attrs.field(factory=Counter, init=False)
+    """Open WebSockets by source_key of who is behind them, also behind a proxy."""
+    _heartbeat: Heartbeat = attrs.field(init=False)
+    _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
     _http: set[LentStream] = attrs.field(factory=set, init=False)
     _websockets: int = attrs.field(default=0, init=False)
     _no_websockets: trio.Event = attrs.field(factory=trio.Event, init=False)
@@ -120,6 +131,24 @@ class Door:
     _refusal_logged_at: float = attrs.field(default=-math.inf, init=False)
     _hypercorn: Config = attrs.field(factory=_hypercorn_config, init=False)
     _context: WorkerContext = attrs.field(factory=lambda: WorkerContext(None), init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._heartbeat = Heartbeat(self.limits.ping_interval_s, self.limits.pong_timeout_s)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """What all WebSockets share: their heartbeat, and tasks for what a client does not take at once.
+
+        Until cancelled; connections can be served once it is started.
+        """
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._heartbeat.run)
+            task_status.started()
+            await trio.sleep_forever()
+
+    def _start(self, job: Callable[[], Awaitable[None]]) -> None:
+        assert self._nursery is not None, "connections are served while the door runs"
+        self._nursery.start_soon(job)
 
     async def handle(self, connection: trio.SocketStream) -> None:
         """Serves one accepted connection and closes it. Cancelled, it closes at once."""
@@ -168,10 +197,14 @@ class Door:
         """
         if self._connections >= self.max_connections:
             return f"all {self.max_connections} places are taken"
-        of_one_source = max(self.max_connections // SOURCES_THAT_FIT, 1)
-        if self._by_source[source_key(peer_host)] < of_one_source or is_trusted(peer_host, self.trusted_proxies):
+        places = self._places_of_one
+        if self._by_source[source_key(peer_host)] < places or is_trusted(peer_host, self.trusted_proxies):
             return None
-        return f"this address has its {of_one_source} places; if it is a proxy, add it to TAVERN_TRUSTED_PROXIES"
+        return f"this address has its {places} places; if it is a proxy, add it to TAVERN_TRUSTED_PROXIES"
+
+    @property
+    def _places_of_one(self) -> int:
+        return self.max_per_source or max(self.max_connections // SOURCES_THAT_FIT, 1)
 
     def _log_refusal(self, peer_host: str, reason: str) -> None:
         now = trio.current_time()
@@ -233,29 +266,44 @@ class Door:
         await self.serve_stun(stream, first, five_tuple)
 
     async def _serve_websocket(self, stream: AnyStream, head: Head) -> None:
+        """Raises _Refused for who may not open one."""
         host_values = head.values(b"host")
+        host_header = host_values[0].decode("latin-1") if host_values else ""
+        if not is_allowed(head.values(b"origin"), self.origins, host_header, self.domain):
+            raise _Refused("403 Forbidden", "This page may not use this server (TAVERN_ORIGINS).")
+        client = client_host(_peer_host(stream), head.headers, self.trusted_proxies)
+        source = source_key(client)
+        if self._by_client[source] >= self._places_of_one:
+            self._log_refusal(client, f"this address has its {self._places_of_one} places")
+            raise _Refused("429 Too Many Requests", "Too many connections from your address.")
         self._websockets += 1
+        self._by_client[source] += 1
         try:
             await serve_websocket(
-                LentStream(stream, handshake(head.values(b"sec-websocket-key")[0]), send_timeout_s=SEND_TIMEOUT_S),
+                stream,
+                head.values(b"sec-websocket-key")[0],
                 head.rest,
                 self.serve_peer,
                 origin=Origin(
-                    client_host=client_host(_peer_host(stream), head.headers, self.trusted_proxies),
-                    host_header=host_values[0].decode("latin-1") if host_values else "",
+                    client_host=client,
+                    host_header=host_header,
                     direct_tls=isinstance(stream, trio.SSLStream) and not names_a_proxy(head.headers),
                     query=head.target.partition(b"?")[2].decode("latin-1"),
                 ),
                 limits=self.limits,
+                heartbeat=self._heartbeat,
+                start=self._start,
             )
         finally:
+            self._by_client[source] -= 1
+            if not self._by_client[source]:
+                del self._by_client[source]
             self._websockets -= 1
             if not self._websockets:
                 self._no_websockets.set()
 
     async def _serve_http(self, stream: AnyStream, head: Head) -> None:
         lent = LentStream(stream, _plain_request(head), send_timeout_s=SEND_TIMEOUT_S)
-        lent.discard_rest()
         # The annotation asks for an SSLStream; what it uses is receive_some, send_all, aclose and `socket`.
         served = cast("trio.SSLStream[trio.SocketStream]", lent)
         app = ASGIWrapper(cast("ASGIFramework", self.app))

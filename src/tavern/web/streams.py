@@ -1,8 +1,7 @@
-"""Byte streams as the door lends them out: with bytes put back, deadlines on sending, and a close that can be heard."""
+"""Byte streams as the door lends them out: with deadlines on sending, and a close that can be heard."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import trio
@@ -16,65 +15,35 @@ AnyStream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
 class LentStream(trio.abc.Stream):
-    """A stream for a library to serve: what was read of it is read again, sends have a deadline, closing only marks it.
+    """A stream for hypercorn to serve: one request and then its end; sends have a deadline, closing only marks it.
 
-    The library reads `head`, and nothing more until `release`. The door keeps the real stream, and closes it in its
-    own way when the library is done. `socket` is the TCP socket below, for libraries that ask for addresses.
+    The door keeps the real stream, and closes it in its own way when hypercorn is done. `socket` is the TCP socket
+    below, for whoever asks for addresses.
     """
 
-    def __init__(self, stream: AnyStream, head: bytes, *, send_timeout_s: float) -> None:
+    def __init__(self, stream: AnyStream, request: bytes, *, send_timeout_s: float) -> None:
         self._stream = stream
-        self._head = head
-        self._rest = b""
-        self._released = trio.Event()
-        self._refuse: Callable[[bytes], bool] | None = None
-        self._discarding = False
+        self._request = request
         self._send_timeout_s = send_timeout_s
         self._closed = False
         self._receiving: trio.CancelScope | None = None
         self._sending: trio.CancelScope | None = None
         self.socket: trio.socket.SocketType = tcp_socket(stream)
 
-    def release(self, rest: bytes, refuse: Callable[[bytes], bool]) -> None:
-        """The library reads on: `rest`, which was read along with the head, then what arrives.
-
-        `refuse` sees it all first. Once it says True, that and everything after it is discarded.
-        """
-        self._rest = rest
-        self._refuse = refuse
-        self._released.set()
-
-    def discard_rest(self) -> None:
-        """After the head the library finds nothing but the stream's end, whatever arrives before."""
-        self._discarding = True
-        self._released.set()
-
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        """The request; then, once the client has ended the stream, nothing. What it sends until then is discarded."""
         with trio.CancelScope() as self._receiving:
-            return await self._receive_some(max_bytes)
+            if self._closed:
+                raise trio.ClosedResourceError
+            if self._request:
+                await trio.lowlevel.checkpoint()
+                data = self._request[:max_bytes]
+                self._request = self._request[len(data) :]
+                return data
+            while await self._stream.receive_some(_DISCARD_BYTES):
+                pass
+            return b""
         raise trio.ClosedResourceError
-
-    async def _receive_some(self, max_bytes: int | None) -> bytes:
-        if self._closed:
-            raise trio.ClosedResourceError
-        if self._head:
-            await trio.lowlevel.checkpoint()
-            data, self._head = self._head[:max_bytes], self._head[max_bytes or len(self._head) :]
-            return data
-        await self._released.wait()
-        while data := await self._read(max_bytes):
-            if self._refuse is not None and self._refuse(data):
-                self._discarding = True
-            if not self._discarding:
-                break
-        return data
-
-    async def _read(self, max_bytes: int | None) -> bytes:
-        if not self._rest:
-            return bytes(await self._stream.receive_some(max_bytes))
-        await trio.lowlevel.checkpoint()
-        data, self._rest = self._rest[:max_bytes], self._rest[max_bytes or len(self._rest) :]
-        return data
 
     async def send_all(self, data: Any) -> None:
         """Raises BrokenResourceError if the peer did not take it in time, as if it were gone."""

@@ -1,0 +1,228 @@
+"""What a WebSocket runs over: reads that wait, and writes that do not. One for plain TCP, one for TLS.
+
+On plain TCP a write goes to the kernel at once, in the task of whoever has something to say: a hop through a task of
+the receiver's would cost more than all else of a relayed message. Only what the kernel does not take is queued.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import trio
+
+READ_BYTES = 16 * 1024
+"""At most some 2,700 frames at once, a few ms of work, before other connections have their turn."""
+
+_log = logging.getLogger("tavern.web")
+
+Start = Callable[[Callable[[], Awaitable[None]]], None]
+"""Runs an async function in a task that outlives the caller's."""
+
+
+class Link(ABC):
+    """A connection's bytes. Used from the trio thread; the door closes the stream below, after `detach`."""
+
+    __slots__ = ("_flushed", "_queue", "_start", "_under_way", "_writing", "broken", "queued_bytes")
+
+    def __init__(self, start: Start) -> None:
+        self._start = start
+        self._queue: deque[bytes] | None = None
+        """What waits for the kernel; made when first needed, since most connections never wait."""
+        self._under_way = False
+        """Whether of the first one a part has been sent: the rest must follow."""
+        self._writing = False
+        self._flushed: trio.Event | None = None
+        self.queued_bytes = 0
+        self.broken = False
+        """Whether nothing can be written any more."""
+
+    @property
+    def queued(self) -> int:
+        """Writes that wait."""
+        return len(self._queue) if self._queue else 0
+
+    @abstractmethod
+    async def read(self) -> bytes:
+        """What has come, READ_BYTES at most; nothing at the stream's end.
+
+        Raises ClosedResourceError after `wake`, BrokenResourceError if the connection is gone. A checkpoint.
+        """
+
+    @abstractmethod
+    def write(self, data: bytes) -> None:
+        """Sends, or queues behind what waits. Who calls bounds `queued` and `queued_bytes`. Returns at once."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Whoever waits in `read` is woken."""
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Nothing is read or written any more: the stream is about to be closed."""
+
+    def drop_waiting(self) -> None:
+        """What waits is not sent, but for the rest of what has left in part."""
+        if self._queue:
+            first = self._queue[0] if self._under_way else None
+            self._queue.clear()
+            if first is not None:
+                self._queue.append(first)
+            self.queued_bytes = len(first) if first is not None else 0
+
+    def abort(self) -> None:
+        """Nothing more is written, whatever waits."""
+        self.broken = True
+        self._under_way = False
+        self.drop_waiting()
+        self._note_flushed()
+
+    async def wait_flushed(self) -> None:
+        """Returns when nothing waits any more, or nothing can be written."""
+        while self._queue and not self.broken:
+            self._flushed = trio.Event()
+            await self._flushed.wait()
+
+    def _enqueue(self, data: bytes) -> None:
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append(data)
+        self.queued_bytes += len(data)
+        if not self._writing:
+            self._writing = True
+            self._start(self._write_queued)
+
+    async def _write_queued(self) -> None:
+        try:
+            await self._drain()
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
+            self.abort()
+        except Exception:  # noqa: BLE001  a wall: it runs beside all other connections' writers
+            _log.exception("writing failed")
+            self.abort()
+        finally:
+            self._writing = False
+            self._note_flushed()
+
+    @abstractmethod
+    async def _drain(self) -> None:
+        """Writes until nothing waits. Raises OSError and trio's own where it cannot."""
+
+    def _note_flushed(self) -> None:
+        if self._flushed is not None:
+            self._flushed.set()
+
+
+class SocketLink(Link):
+    """Plain TCP."""
+
+    __slots__ = ("_descriptor",)
+
+    def __init__(self, tcp: trio.socket.SocketType, start: Start) -> None:
+        super().__init__(start)
+        self._descriptor = tcp.fileno()
+
+    async def read(self) -> bytes:
+        while True:
+            if self._descriptor < 0:
+                raise trio.ClosedResourceError
+            await trio.lowlevel.wait_readable(self._descriptor)
+            try:
+                return os.read(self._descriptor, READ_BYTES)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError from error
+
+    def write(self, data: bytes) -> None:
+        if self.broken or self._descriptor < 0:
+            return
+        if not self._queue:
+            try:
+                sent = os.write(self._descriptor, data)
+            except BlockingIOError:
+                sent = 0
+            except OSError:  # gone: the reader will see the same
+                self.abort()
+                self.wake()
+                return
+            if sent == len(data):
+                return
+            data = data[sent:]
+            self._under_way = sent > 0
+        self._enqueue(data)
+
+    def wake(self) -> None:
+        if self._descriptor >= 0:
+            trio.lowlevel.notify_closing(self._descriptor)
+
+    def detach(self) -> None:
+        """From now on the descriptor's number may be somebody else's."""
+        self.wake()
+        self._descriptor = -1
+        self.abort()
+
+    async def _drain(self) -> None:
+        while self._queue and self._descriptor >= 0:
+            try:
+                await trio.lowlevel.wait_writable(self._descriptor)
+            except trio.ClosedResourceError:  # woken together with the reader
+                continue
+            self._write_some(self._queue)
+
+    def _write_some(self, queue: deque[bytes]) -> None:
+        while queue and self._descriptor >= 0:
+            data = queue[0]
+            try:
+                sent = os.write(self._descriptor, data)
+            except BlockingIOError:
+                return
+            self.queued_bytes -= sent
+            if sent < len(data):
+                queue[0] = data[sent:]
+                self._under_way = True
+                return
+            queue.popleft()
+            self._under_way = False
+
+
+class TlsLink(Link):
+    """TLS, whose stream encrypts and sends in one step that waits: a task writes."""
+
+    __slots__ = ("_receiving", "_stream")
+
+    def __init__(self, stream: trio.SSLStream[trio.SocketStream], start: Start) -> None:
+        super().__init__(start)
+        self._stream: trio.SSLStream[trio.SocketStream] | None = stream
+        self._receiving: trio.CancelScope | None = None
+
+    async def read(self) -> bytes:
+        if self._stream is None:
+            raise trio.ClosedResourceError
+        with trio.CancelScope() as self._receiving:
+            return bytes(await self._stream.receive_some(READ_BYTES))
+        raise trio.ClosedResourceError
+
+    def write(self, data: bytes) -> None:
+        if not self.broken and self._stream is not None:
+            self._enqueue(data)
+
+    def wake(self) -> None:
+        if self._receiving is not None:
+            self._receiving.cancel()
+
+    def detach(self) -> None:
+        self._stream = None
+        self.abort()
+        self.wake()
+
+    async def _drain(self) -> None:
+        while self._queue and self._stream is not None:
+            self._under_way = True
+            await self._stream.send_all(self._queue[0])
+            self._under_way = False
+            if self._queue:
+                self.queued_bytes -= len(self._queue.popleft())
