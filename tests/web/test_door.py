@@ -28,12 +28,12 @@ from tavern.client.websocket import open_websocket
 from tavern.metrics import Metrics
 from tavern.signaling.transport import ConnectionEnded, Transport
 from tavern.turn.five_tuple import FiveTuple
+from tavern.web import frames
 from tavern.web.asgi import Health, make_app
 from tavern.web.door import MAX_HEAD_BYTES, Door
-from tavern.web.frames import MAX_FRAGMENTS
 from tavern.web.listeners import open_listeners
 from tavern.web.streams import LentStream
-from tavern.web.websocket import MAX_QUEUED_BYTES, MAX_QUEUED_MESSAGES, WebSocketLimits
+from tavern.web.websocket import MAX_FRAGMENTS, MAX_QUEUED_BYTES, MAX_QUEUED_MESSAGES, WebSocketLimits
 
 ROOMY = WebSocketLimits(ping_interval_s=60, pong_timeout_s=60, frames_per_s=100_000)
 
@@ -594,3 +594,91 @@ async def test_with_a_certificate_the_port_speaks_https_and_wss(nursery: trio.Nu
     await opened.exchange(b"\x16\x03\x01garbage" * 10)
     assert opened.door.metrics.failures == {}
     nursery.cancel_scope.cancel()
+
+
+async def test_a_page_that_is_not_listed_is_refused(nursery: trio.Nursery) -> None:
+    opened = await open_door(nursery, origins=("https://friends.example",))
+    request = UPGRADE.replace(b"Host: t", b"Host: t\r\nOrigin: https://evil.example")
+    status, _headers, body = parse(await opened.exchange(request))
+    assert (status, body) == (403, b"This page may not use this server (TAVERN_ORIGINS).\n")
+    async with open_websocket(opened.ws, extra_headers=[(b"Origin", b"https://friends.example")]) as ws:
+        await ws.send_message("hello")
+        assert await ws.get_message() == "hello"
+    nursery.cancel_scope.cancel()
+
+
+async def test_places_are_counted_by_who_is_behind_a_trusted_proxy(nursery: trio.Nursery) -> None:
+    opened = await open_door(nursery, max_per_source=2, trusted_proxies=(ip_network("127.0.0.0/8"),))
+
+    def behind(address: str) -> list[tuple[bytes, bytes]]:
+        return [(b"X-Real-IP", address.encode())]
+
+    async with (
+        open_websocket(opened.ws, extra_headers=behind("2001:db8::1")),
+        open_websocket(opened.ws, extra_headers=behind("2001:db8::2")),
+    ):
+        request = UPGRADE.replace(b"Host: t", b"Host: t\r\nX-Real-IP: 2001:db8::3")
+        assert parse(await opened.exchange(request))[0] == 429
+        async with open_websocket(opened.ws, extra_headers=behind("198.51.100.1")) as ws:
+            await ws.send_message("hello")
+            assert await ws.get_message() == "hello"
+    with trio.fail_after(5):
+        await opened.door.wait_no_websockets()
+    assert not opened.door._by_client
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("last", "closed_by_client"),
+    [
+        pytest.param(b"\x88\x80\0\0\0\0", True, id="close"),
+        pytest.param(b"\x88\x82\0\0\0\0\x03\xe9", True, id="going away"),
+        pytest.param(b"", False, id="lost"),
+        pytest.param(b"\x81\x02hi", False, id="protocol error"),
+        pytest.param(b"\x81\x85\0\0\0\0close", False, id="closed by us"),
+    ],
+)
+async def test_a_close_by_the_client_is_told_from_a_loss(
+    nursery: trio.Nursery, last: bytes, closed_by_client: bool
+) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    async def serve(transport: Transport) -> None:
+        await echo(transport)
+        seen.append((transport.query, transport.closed_by_client))
+
+    opened = await open_door(nursery, serve_peer=serve)
+    await opened.exchange_and_end(UPGRADE.replace(b"GET / ", b"GET /any?invite=a&b=%20 ") + last)
+    assert seen == [("invite=a&b=%20", closed_by_client)]
+    nursery.cancel_scope.cancel()
+
+
+async def test_the_rest_of_a_frame_follows_before_the_reason(opened: OpenDoor) -> None:
+    """A client that reads late gets whole frames: what had left in part, then why it was closed."""
+    stuck = await opened.connect()
+    async with stuck:
+        await stuck.send_all(UPGRADE + b"\x81\x85\0\0\0\0flood")
+        received = (await read_all(stuck)).partition(b"\r\n\r\n")[2]
+    offset, sizes = 0, []
+    while received[offset] == 0x81:
+        head = 10 if received[offset + 1] == 127 else 4 if received[offset + 1] == 126 else 2
+        length = int.from_bytes(received[offset + 2 : offset + head], "big")
+        sizes.append(length)
+        offset += head + length
+    assert set(sizes) == {100_000}
+    assert received[offset:] == frames.encode_close(1013, "does not read what it is sent")
+
+
+async def test_a_reset_in_the_middle_of_a_send_ends_that_connection_only(opened: OpenDoor) -> None:
+    async with open_websocket(opened.ws) as other:
+        for _ in range(5):
+            stuck = await opened.connect()
+            await stuck.send_all(UPGRADE + b"\x81\x85\0\0\0\0large" * 20)
+            await stuck.receive_some(1000)
+            stuck.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await stuck.aclose()
+        await other.send_message("still here")
+        assert await other.get_message() == "still here"
+    with trio.fail_after(5):
+        await opened.door.wait_no_websockets()
+    assert opened.door.metrics.failures == {}

@@ -14,9 +14,10 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.frame_protocol import FrameProtocol, Opcode
 
 from tavern.web import frames
-from tavern.web.frames import MAX_FRAGMENTS, CloseFrame, Event, FrameReader, Ping, Pong, Violation
+from tavern.web.frames import CloseFrame, Event, FrameReader, Ping, Pong, Violation
 
 LIMIT = 64 * 1024
+MAX_FRAGMENTS = 100
 
 
 def frame(payload: bytes, first: int = 0x81, mask: bytes = b"\x01\x02\x03\x04", length: bytes | None = None) -> bytes:
@@ -34,7 +35,7 @@ def frame(payload: bytes, first: int = 0x81, mask: bytes = b"\x01\x02\x03\x04", 
 
 
 def read(*chunks: bytes, limit: int = LIMIT) -> list[Event]:
-    reader = FrameReader(limit)
+    reader = FrameReader(limit, MAX_FRAGMENTS)
     return [event for chunk in chunks for event in reader.feed(chunk)]
 
 
@@ -115,7 +116,7 @@ def test_what_came_before_a_violation_is_read() -> None:
 
 
 def test_nothing_follows_a_close_frame() -> None:
-    reader = FrameReader(LIMIT)
+    reader = FrameReader(LIMIT, MAX_FRAGMENTS)
     assert reader.feed(frame(b"", 0x88) + frame(b"x")) == [CloseFrame(None, "")]
     assert reader.feed(frame(b"x")) == []
 
@@ -159,7 +160,7 @@ def test_where_the_stream_is_cut_does_not_matter(data: bytes, sizes: list[int]) 
 
 @given(CLIENT_FRAMES)
 def test_another_implementation_reads_the_same(data: bytes) -> None:
-    reader = FrameReader(LIMIT)
+    reader = FrameReader(LIMIT, MAX_FRAGMENTS)
     events = list(reader.feed(data))
     ours = [event for event in events if not isinstance(event, Violation)]
     theirs, failed = judge(data)
@@ -214,6 +215,6 @@ def test_a_reason_that_is_too_long_is_cut_between_characters() -> None:
 
 
 def test_frames_are_counted_whole_or_not() -> None:
-    reader = FrameReader(LIMIT)
+    reader = FrameReader(LIMIT, MAX_FRAGMENTS)
     reader.feed(frame(b"one") + frame(b"", 0x89) + frame(b"x", 0x01) + frame(b"y" * 50, 0x00)[:20])
     assert reader.frames == 4

@@ -11,9 +11,6 @@ from collections.abc import Sequence
 
 import attrs
 
-MAX_FRAGMENTS = 1024
-"""Of one message: those of 64 bytes make up the largest one."""
-
 CLOSE_PROTOCOL_ERROR = 1002
 CLOSE_INVALID_DATA = 1007
 CLOSE_POLICY_VIOLATION = 1008
@@ -89,10 +86,11 @@ class _Partial:
 class FrameReader:
     """Reads what one client sends. Holds one unfinished message at most, and the beginning of one frame."""
 
-    __slots__ = ("_beginning", "_max_message_bytes", "_over", "_partial", "frames")
+    __slots__ = ("_beginning", "_max_fragments", "_max_message_bytes", "_over", "_partial", "frames")
 
-    def __init__(self, max_message_bytes: int) -> None:
+    def __init__(self, max_message_bytes: int, max_fragments: int) -> None:
         self._max_message_bytes = max_message_bytes
+        self._max_fragments = max_fragments
         self._beginning = b""
         """Of a frame that cannot be dealt with yet: at most a head, or a control frame."""
         self._partial: _Partial | None = None
@@ -180,7 +178,7 @@ class FrameReader:
             partial = self._partial = _Partial(_Utf8Decoder() if opcode == _TEXT else None)
         else:
             partial.fragments += 1
-            if partial.fragments > MAX_FRAGMENTS:
+            if partial.fragments > self._max_fragments:
                 raise _Broken(CLOSE_POLICY_VIOLATION, "too many frames")
         if len(partial.content) + length > self._max_message_bytes:
             raise _Broken(CLOSE_MESSAGE_TOO_BIG, f"a message has at most {self._max_message_bytes} bytes")

@@ -24,12 +24,15 @@ from tavern.web.streams import AnyStream
 CLOSE_NORMAL = 1000
 CLOSE_TRY_AGAIN_LATER = 1013
 
+MAX_FRAGMENTS = 1024
+"""Of one message: those of 64 bytes make up the largest one."""
 MAX_QUEUED_MESSAGES = 512
 """A mesh of 8 that is made anew sends one peer some 100; more waits only for a client that stopped reading."""
 MAX_QUEUED_BYTES = 1024 * 1024
 FLUSH_S = 3.0
 """For what is queued before a close, the whole drain included."""
 
+_NO_CODE = 1005  # what the absence of a code is called (section 7.1.5)
 _ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # section 1.3
 _log = logging.getLogger("tavern.web")
 
@@ -45,6 +48,7 @@ class WebSocketLimits:
     frames_per_s: int
     """Frames of all kinds in a second: pings and fragments are no messages, and cost as much."""
     max_message_bytes: int = MAX_MESSAGE_BYTES
+    max_fragments: int = MAX_FRAGMENTS
 
 
 @attrs.frozen(kw_only=True)
@@ -127,8 +131,8 @@ class WebSocketTransport:
         self._origin = origin
         self._limits = limits
         self._heartbeat = heartbeat
-        self._reader = FrameReader(limits.max_message_bytes)
-        self._inbox: deque[str | bytes] | None = None
+        self._reader = FrameReader(limits.max_message_bytes, limits.max_fragments)
+        self._inbox: deque[str | bytes | CloseFrame | Violation] | None = None
         """Messages of the last read that nobody has taken yet."""
         self._ended: str | None = None
         self._second = 0.0
@@ -155,7 +159,10 @@ class WebSocketTransport:
     async def receive(self) -> str | bytes:
         while True:
             if self._inbox:
-                return self._inbox.popleft()
+                event = self._inbox.popleft()
+                if isinstance(event, str | bytes):
+                    return event
+                self._conclude(event)
             if self._ended is not None:
                 await trio.lowlevel.checkpoint()
                 raise ConnectionEnded(self._ended)
@@ -174,22 +181,16 @@ class WebSocketTransport:
             self.close(CLOSE_POLICY_VIOLATION, "too many frames")
             return
         for event in events:
-            match event:
-                case str() | bytes():
-                    if self._inbox is None:
-                        self._inbox = deque()
-                    self._inbox.append(event)
-                case Ping(payload=payload):
-                    if not self.congested:
-                        self._link.write(frames.encode_pong(payload))
-                case Pong():
-                    self._heartbeat.answered(self)
-                case CloseFrame(code=code, reason=reason):
-                    self.closed_by_client = self._ended is None
-                    self._finish(frames.encode_close(code), f"{code or 1005} {reason}".strip())
-                case Violation(code=code, reason=reason):
-                    # What came before it was in order, and is handled still.
-                    self._finish(frames.encode_close(code, reason), f"closed {code} {reason}")
+            if isinstance(event, Ping):
+                if self._ended is None and not self.congested:
+                    self._link.write(frames.encode_pong(event.payload))
+            elif isinstance(event, Pong):
+                self._heartbeat.answered(self)
+            elif self._ended is None:
+                # The end as well: what came before it was in order, and is answered.
+                if self._inbox is None:
+                    self._inbox = deque()
+                self._inbox.append(event)
 
     @property
     def congested(self) -> bool:
@@ -222,6 +223,13 @@ class WebSocketTransport:
             log_event(_log, logging.DEBUG, "websocket-lost", client=self.client_host, reason=reason)
             self._end(reason)
             self._link.abort()
+
+    def _conclude(self, event: CloseFrame | Violation) -> None:
+        if isinstance(event, CloseFrame):
+            self.closed_by_client = self._ended is None
+            self._finish(frames.encode_close(event.code), f"{event.code or _NO_CODE} {event.reason}".strip())
+        else:
+            self._finish(frames.encode_close(event.code, event.reason), f"closed {event.code} {event.reason}")
 
     def _finish(self, last_frame: bytes, reason: str) -> None:
         if self._ended is None:
