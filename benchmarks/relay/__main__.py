@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
 
+from benchmarks.lacks import Lacking
+from benchmarks.machine import choose_cpus, describe, pinned, raise_descriptor_limit
 from benchmarks.relay.bench import Bench, Options
 from benchmarks.relay.build import build_echo, build_generator
-from benchmarks.relay.lacks import Lacking
-from benchmarks.relay.machine import choose_cpus, describe, pinned, raise_descriptor_limit
 from benchmarks.relay.parts import PARTS
 from benchmarks.relay.report import report
 from benchmarks.relay.servers import SERVERS, ServerName, coturn_version
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _run(bench)
         except KeyboardInterrupt:
             bench.note(f"interrupted in round {bench.round_number + 1} of {bench.options.rounds}")
-    text = report(bench.figures, bench.options, describe(coturn_version()))
+    text = report(bench.figures, bench.options, describe(("coturn", coturn_version() or "not installed")))
     print(text)
     if given.write:
         RESULTS.write_text(_results_file(text, sys.argv[1:]), encoding="utf-8")

@@ -8,10 +8,10 @@ from contextlib import ExitStack, contextmanager
 
 import attrs
 
+from benchmarks.lacks import Lacking, ServerFailed
+from benchmarks.machine import Cpus, relay_ports
 from benchmarks.relay.figures import Figures
-from benchmarks.relay.lacks import Lacking, ServerFailed
 from benchmarks.relay.loadgen import Counts, Load, Step, Way, open_load
-from benchmarks.relay.machine import Cpus, relay_ports
 from benchmarks.relay.servers import Server, ServerName, running
 
 PACED_PER_S = 20_000

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from benchmarks.relay.lacks import Lacking
+from benchmarks.lacks import Lacking
 
 _SOURCES = Path(__file__).parent / "native"
 _BUILD = Path(__file__).parent / "build"

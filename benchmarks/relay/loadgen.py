@@ -14,8 +14,8 @@ from enum import IntEnum
 from functools import cache
 from typing import ClassVar
 
+from benchmarks.lacks import Lacking, ServerFailed
 from benchmarks.relay.build import build_generator
-from benchmarks.relay.lacks import Lacking, ServerFailed
 from benchmarks.relay.servers import REALM, SECRET, Server
 
 PAYLOAD_BYTES = 120

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
+from benchmarks.lacks import ServerFailed
+from benchmarks.machine import relay_ports
 from benchmarks.relay.bench import PACED_PER_S, Bench
-from benchmarks.relay.lacks import ServerFailed
 from benchmarks.relay.loadgen import CHANNEL, Load, Step, Way, open_load
-from benchmarks.relay.machine import relay_ports
 from benchmarks.relay.servers import ServerName
 from tavern.stun.message import AttributeType, MessageClass, Method, encode
 

@@ -19,9 +19,9 @@ from typing import IO, Literal
 
 import attrs
 
+from benchmarks.lacks import Lacking, ServerFailed
+from benchmarks.machine import pinned
 from benchmarks.relay.build import build_echo
-from benchmarks.relay.lacks import Lacking, ServerFailed
-from benchmarks.relay.machine import pinned
 
 ServerName = Literal["native", "python", "native-shared", "coturn", "echo"]
 SERVERS: tuple[ServerName, ...] = ("native", "python", "native-shared", "coturn", "echo")

@@ -25,6 +25,7 @@ DNS_TIMEOUT_S = 5.0
 _RESERVED_DESCRIPTORS = 64
 """For the database, listeners, logs and whatever Python opens."""
 _ASSUMED_DESCRIPTORS = 1024
+_MIN_PLACES = 16
 _SECRET_BYTES = 32
 
 
@@ -55,6 +56,8 @@ async def decide(settings: Settings, environment: Mapping[str, str]) -> Decision
     server_secret = _server_secret(db_path)
     advertised, warnings = await advertised_addresses(settings)
     descriptors = raise_descriptor_limit() - _RESERVED_DESCRIPTORS - len(shared_relay_ports(settings)) * len(advertised)
+    # Half each: neither a crowd at the door nor one at the relay takes the other's.
+    max_connections = max(min(settings.max_connections or descriptors // 2, descriptors - _MIN_PLACES), _MIN_PLACES)
     return Decisions(
         turn_secrets=turn_secrets,
         server_secret=server_secret,
@@ -62,9 +65,8 @@ async def decide(settings: Settings, environment: Mapping[str, str]) -> Decision
         db_path=db_path,
         advertised_addresses=advertised,
         certificate=certificate,
-        # Half each: neither a crowd at the door nor one at the relay takes the other's.
-        max_connections=min(settings.max_connections or descriptors, max(descriptors // 2, 16)),
-        max_allocations=max(descriptors // 2, 16),
+        max_connections=max_connections,
+        max_allocations=max(descriptors - max(max_connections, descriptors // 2), _MIN_PLACES),
         warnings=warnings,
     )
 

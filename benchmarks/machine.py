@@ -17,7 +17,7 @@ import tavern
 
 WANTED_DESCRIPTORS = 65536
 FIRST_RELAY_PORT = 10_000
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[1]
 _SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
@@ -85,14 +85,14 @@ def relay_ports() -> range:
     return range(FIRST_RELAY_PORT, first_given)
 
 
-def describe(coturn_version: str | None) -> list[tuple[str, str]]:
-    """What this machine is, as pairs of a name and a value."""
+def describe(peer: tuple[str, str]) -> list[tuple[str, str]]:
+    """What this machine is, as pairs of a name and a value; `peer` is the other server's."""
     return [
         ("CPU", f"{_cpu_model()}, {len(os.sched_getaffinity(0))} of {os.cpu_count()} CPUs used at most"),
         ("Memory", f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"),
         ("Kernel", f"{platform.system()} {platform.release()} {platform.machine()}"),
         ("Python", f"{platform.python_implementation()} {platform.python_version()}"),
-        ("coturn", coturn_version or "not installed"),
+        peer,
         ("Tavern", _tavern()),
         ("Date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")),
     ]
