@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Hashable, Sequence
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 
@@ -12,105 +12,17 @@ import pytest
 import trio
 import trio.testing
 
-from tavern.addresses import IPAddress
-from tavern.metrics import Metrics
-from tavern.signaling.address_hashes import address_hash
 from tavern.signaling.ice import REFRESH_MARGIN_S, TURN_CREDENTIAL_LIFETIME_S
-from tavern.signaling.limits import AddressLimit
-from tavern.signaling.management import Management
 from tavern.signaling.messages import Identity
-from tavern.signaling.registry import Registry
-from tavern.signaling.resume_tokens import ResumeTokens
-from tavern.signaling.resumption import Resumptions
-from tavern.signaling.session import MAX_WAITING, Signaling
-from tavern.signaling.taverns import Taverns
+from tavern.signaling.session import MAX_WAITING
 from tavern.store.base import ChannelRecord, StoreBusy, TavernRecord, WriteFailed
 from tavern.store.index import Caps
 from tavern.store.memory import MemoryStore
+from tests.signaling.lab import Lab, join
 from tests.signaling.memory_transport import MemoryTransport
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 ISO_MS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
-
-
-class Observed:
-    """What the relay would be told, in order; peers by the order of their coming."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[object, ...]] = []
-        self._names: dict[str, int] = {}
-
-    def _name(self, peer_id: str) -> int:
-        return self._names.setdefault(peer_id, len(self._names))
-
-    def session_opened(self, peer_id: str, host: str) -> None:
-        self.events.append(("opened", self._name(peer_id), host))
-
-    def session_moved(self, peer_id: str, group: Hashable | None) -> None:
-        self.events.append(("moved", self._name(peer_id), group))
-
-    def addresses_announced(self, peer_id: str, receiver_ids: Sequence[str], addresses: frozenset[IPAddress]) -> None:
-        heard = tuple(self._name(receiver) for receiver in receiver_ids)
-        self.events.append(("announced", self._name(peer_id), heard, tuple(sorted(map(str, addresses)))))
-
-    def session_returned(self, peer_id: str, host: str) -> None:
-        self.events.append(("returned", self._name(peer_id), host))
-
-    def session_lost(self, peer_id: str) -> None:
-        self.events.append(("lost", self._name(peer_id)))
-
-    def session_revoked(self, peer_id: str) -> None:
-        self.events.append(("revoked", self._name(peer_id)))
-
-    def take(self) -> list[tuple[object, ...]]:
-        events, self.events = self.events, []
-        return events
-
-
-class Lab:
-    """Signaling on memory: sessions run in one nursery."""
-
-    def __init__(self, nursery: trio.Nursery, store: MemoryStore, **limits: int) -> None:
-        self.nursery = nursery
-        self.store = store
-        self.observed = Observed()
-        self.registry = Registry(Metrics(trio.current_time()), self.observed)
-        taverns = Taverns(self.registry, store, partial(address_hash, b"secret"))
-        self.signaling = Signaling(
-            registry=self.registry,
-            taverns=taverns,
-            management=Management(taverns),
-            resumptions=Resumptions(self.registry, ResumeTokens(b"secret", "run")),
-            ice_servers=lambda transport, peer_id: {
-                "type": "ice-servers",
-                "iceServers": [],
-                "expiresAt": f"{transport.host_header} {peer_id}",
-            },
-            rate_messages=limits.get("messages", 1000),
-            create_limit=AddressLimit(limits.get("creates", 1000), 60.0),
-        )
-
-    def connect(self, client_host: str = "192.0.2.7") -> MemoryTransport:
-        transport = MemoryTransport(client_host)
-        self.nursery.start_soon(self.signaling.serve, transport)
-        return transport
-
-    async def tavern(self, client: MemoryTransport) -> dict[str, Any]:
-        client.say({"type": "create-tavern", "name": "Pony"})
-        tavern: dict[str, Any] = (await client.hear("tavern-created"))["tavern"]
-        return tavern
-
-    async def join(self, tavern: dict[str, Any], key: str) -> MemoryTransport:
-        client = self.connect()
-        client.say(join(tavern, key))
-        await client.hear("channel-joined")
-        return client
-
-
-def join(tavern: dict[str, Any], key: str) -> dict[str, Any]:
-    identity = {"publicKeyHex": key, "tag": f"#{key}", "displayName": None}
-    channel_id = tavern["channels"][0]["id"]
-    return {"type": "join-channel", "tavernId": tavern["id"], "channelId": channel_id, "identity": identity}
 
 
 @pytest.fixture

@@ -64,12 +64,18 @@ class Management:
     async def perform(self, peer: Peer, message: ManagementRequest) -> Answer:
         """The answer to the peer; None where it is told among all others. Raises SignalingError."""
         found = self.taverns.access_of(message.tavernId)
-        target = getattr(message, "publicKeyHex", None)
         request = REQUEST_NAMES[type(message)]
-        access.check_command(request, found, peer.proven_key, target)
+        access.check_command(request, found, peer.proven_key, self._target_key(message))
         answer = await self._perform(peer, message, found)
         log_event(_log, logging.INFO, request, peer=peer.peer_id, key=peer.proven_key, tavern=message.tavernId)
         return answer
+
+    def _target_key(self, message: ManagementRequest) -> str | None:
+        """Whose role protects him: of who is here the key that he has proven, not the one that he names."""
+        if not isinstance(message, Kick | Ban | RemoveMember):
+            return None
+        present = self.registry.presence.peer_in_tavern(message.tavernId, message.publicKeyHex)
+        return present.proven_key if present and not isinstance(message, RemoveMember) else message.publicKeyHex
 
     async def _perform(self, peer: Peer, message: ManagementRequest, found: TavernAccess) -> Answer:
         match message:
@@ -84,7 +90,7 @@ class Management:
             case Kick():
                 return self._kick(message)
             case Ban():
-                return await self._ban(peer, message)
+                return await self._ban(peer, message, found)
             case Unban():
                 with store_errors():
                     await self._store.remove_ban(message.tavernId, message.banId)
@@ -165,16 +171,22 @@ class Management:
         self._throw_out(target, message.tavernId, message.reason, banned=False)
         return messages.done("kick")
 
-    async def _ban(self, peer: Peer, message: Ban) -> Answer:
+    async def _ban(self, peer: Peer, message: Ban, found: TavernAccess) -> Answer:
         presence, tavern_id = self.registry.presence, message.tavernId
         target = presence.peer_in_tavern(tavern_id, message.publicKeyHex)
         if message.address and target is None:
             raise _peer_not_found()
+        key = message.publicKeyHex
+        if target is not None and not target.verified and access.role(found, key) >= access.Role.MODERATOR:
+            # Whoever he is, the key is not his: it must not be what is banned.
+            if not message.address:
+                raise SignalingError("not-permitted", "This key is not his own: ban his address, or kick him")
+            key = ""
         identity = target.identity if target else None
         ban = BanRecord(
             id=str(uuid4()),
             tavern_id=tavern_id,
-            public_key=message.publicKeyHex,
+            public_key=key,
             address_hash=self.taverns.address_hash(target.host) if target and message.address else "",
             display_name=identity.shown_name if identity else "",
             banned_by=peer.proven_key or "",

@@ -73,6 +73,8 @@ class _Resumable:
 
     peer: Peer
     counter: int = 0
+    place: Channel | None = None
+    """The one that its newest token names."""
     renewal: Timer | None = None
     absence: Timer | None = None
 
@@ -199,9 +201,12 @@ class Resumptions:
         if resumable is None:
             return
         if isinstance(peer.place, Channel):
-            self._send_token(resumable)
+            # Who goes from one channel to another is told of twice, after he has arrived.
+            if peer.place is not resumable.place:
+                self._send_token(resumable)
             return
         resumable.counter += 1  # the token names a place that is left
+        resumable.place = None
         if isinstance(peer.outlet, Mailbox):
             self._give_up_soon(resumable)
 
@@ -210,6 +215,7 @@ class Resumptions:
         peer, channel, identity = resumable.peer, resumable.peer.place, resumable.peer.identity
         resumable.stop()
         resumable.counter += 1
+        resumable.place = channel if isinstance(channel, Channel) else None
         if not isinstance(channel, Channel) or identity is None:
             return
         claims = ResumeClaims(

@@ -273,7 +273,7 @@ class Session:
         peer, taverns = self.peer, self._signaling.taverns
         match message:
             case JoinChannel():
-                taverns.check_join(peer, message.tavernId, message.channelId)
+                taverns.check_join(peer, message.identity.publicKeyHex, message.tavernId, message.channelId)
                 self._join_channel(message.tavernId, message.channelId, message.identity)
             case LeaveChannel():
                 place = peer.place
@@ -364,7 +364,7 @@ class Session:
         try:
             if self._entry.rules.require_identity and not peer.verified:
                 raise messages.identity_required()
-            taverns.check_join(peer, claims.tavern_id, claims.channel_id)
+            taverns.check_join(peer, identity.publicKeyHex, claims.tavern_id, claims.channel_id)
             self._registry.admit(peer)
             self._join_channel(claims.tavern_id, claims.channel_id, identity, returning=True)
         except RemoteError:

@@ -52,12 +52,12 @@ class Taverns:
     address_hash: Callable[[str], str]
     """What is stored instead of a client's address."""
 
-    def check_join(self, peer: Peer, tavern_id: str, channel_id: str) -> None:
-        """Whether there is such a channel, and the peer may enter it."""
+    def check_join(self, peer: Peer, key: str, tavern_id: str, channel_id: str) -> None:
+        """Whether there is such a channel, and the peer may enter it under this key."""
         tavern_access = self.access_of(tavern_id)
         if all(channel.id != channel_id for channel in self.store.channels(tavern_id)):
             raise messages.channel_not_found()
-        self._check_enter(tavern_access, peer)
+        access.check_enter(tavern_access, key, peer.proven_key, self.address_hash(peer.host))
 
     def watch(self, peer: Peer, tavern_id: str) -> dict[str, Any]:
         """The peer is told of all that changes there from now on; the answer says what there is."""
