@@ -86,7 +86,7 @@ class _Partial:
 class FrameReader:
     """Reads what one client sends. Holds one unfinished message at most, and the beginning of one frame."""
 
-    __slots__ = ("_beginning", "_max_fragments", "_max_message_bytes", "_over", "_partial", "frames")
+    __slots__ = ("_beginning", "_max_fragments", "_max_message_bytes", "_partial", "frames", "over")
 
     def __init__(self, max_message_bytes: int, max_fragments: int) -> None:
         self._max_message_bytes = max_message_bytes
@@ -94,7 +94,8 @@ class FrameReader:
         self._beginning = b""
         """Of a frame that cannot be dealt with yet: at most a head, or a control frame."""
         self._partial: _Partial | None = None
-        self._over = False
+        self.over = False
+        """Whether nothing more is read: the client has sent a close frame, or broken the protocol."""
         self.frames = 0
         """Frames of all kinds that have begun so far."""
 
@@ -102,7 +103,7 @@ class FrameReader:
         """What has come with `data`, in order. After a CloseFrame or a Violation nothing more is read."""
         events: list[Event] = []
         try:
-            if not self._over:
+            if not self.over:
                 self._read(data, events)
         except _Broken as broken:
             events.append(broken.violation)
@@ -148,7 +149,7 @@ class FrameReader:
                     break
                 offset = end
                 self._control(first & 0x0F, _unmask(data[start:end], mask), events)
-                if self._over:
+                if self.over:
                     return
             else:
                 self._begin(first, length, mask)
@@ -207,7 +208,7 @@ class FrameReader:
         return offset + len(payload)
 
     def _end(self) -> None:
-        self._over = True
+        self.over = True
         self._beginning = b""
         self._partial = None
 

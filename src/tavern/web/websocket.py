@@ -19,7 +19,7 @@ from tavern.web import frames
 from tavern.web.frames import CloseFrame, FrameReader, Ping, Pong, Violation
 from tavern.web.heartbeat import Heartbeat
 from tavern.web.links import Link, SocketLink, Start, TlsLink
-from tavern.web.streams import AnyStream
+from tavern.web.streams import LINGER_S, AnyStream
 
 CLOSE_NORMAL = 1000
 CLOSE_TRY_AGAIN_LATER = 1013
@@ -108,6 +108,8 @@ async def _serve_and_finish(serve: Serve, transport: WebSocketTransport, link: L
         transport.close(CLOSE_NORMAL, "")
         with trio.move_on_after(FLUSH_S):
             await link.wait_flushed()
+        with trio.move_on_after(LINGER_S):
+            await transport.wait_close_heard()
 
 
 class WebSocketTransport:
@@ -191,6 +193,22 @@ class WebSocketTransport:
                 if self._inbox is None:
                     self._inbox = deque()
                 self._inbox.append(event)
+
+    async def wait_close_heard(self) -> None:
+        """Returns when the client has answered our close frame, or is gone; what else it sends is discarded.
+
+        A reset, which follows where something of it was not read, would eat the frame on its way.
+        """
+        while not self._link.broken and not self._reader.over:
+            try:
+                data = await self._link.read()
+            except trio.ClosedResourceError:
+                continue  # it was woken for the close
+            except trio.BrokenResourceError:
+                return
+            if not data:
+                return
+            self._reader.feed(data)
 
     @property
     def congested(self) -> bool:
