@@ -97,3 +97,19 @@ async def test_a_lost_sessions_allocations_end_by_themselves(
         running.relay.session_lost("ada")
         await until_free(relayed)
         client.close()
+
+
+async def test_who_returns_from_another_address_goes_on_relaying(running: Running) -> None:
+    ada, ben = [await connected(running, name) for name in ("ada", "ben")]
+    for name in ("ada", "ben"):
+        running.relay.session_moved(name, ROOM)
+    relayed = [await client.allocate() for client in (ada, ben)]
+    for client in (ada, ben):
+        assert code(await client.permit(relayed[0])) == 0
+    running.relay.session_returned("ada", "127.0.0.9")
+    await ada.send_indication(b"here again", relayed[1])
+    assert b"here again" in await ben.receive()
+    running.relay.session_lost("ada")  # its address is the one that it came from last
+    running.relay.session_lost("ben")
+    for client in (ada, ben):
+        client.close()

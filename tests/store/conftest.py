@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tavern.store.base import ChannelRecord, Store, TavernRecord
+from tavern.store.index import Caps
 from tavern.store.memory import MemoryStore
 from tavern.store.sqlite import open_sqlite_store
 
@@ -62,7 +63,7 @@ def lock_out() -> Callable[[Path], Callable[[], None]]:
     return locked
 
 
-OpenStore = Callable[[], AbstractAsyncContextManager[Store]]
+OpenStore = Callable[..., AbstractAsyncContextManager[Store]]
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -70,11 +71,11 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> OpenStore:
     """Opens a store of each kind; nothing in the contract may depend on which."""
 
     @asynccontextmanager
-    async def opened() -> AsyncIterator[Store]:
+    async def opened(caps: Caps | None = None) -> AsyncIterator[Store]:
         if request.param == "memory":
-            yield MemoryStore()
+            yield MemoryStore(caps)
         else:
-            async with open_sqlite_store(tmp_path / "data" / "tavern.db") as store:
+            async with open_sqlite_store(tmp_path / "data" / "tavern.db", caps) as store:
                 yield store
 
     return opened

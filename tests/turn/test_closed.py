@@ -608,3 +608,59 @@ def test_old_clients_share_their_addresss_quota(make_world: type[World]) -> None
     world.server.closed.open_session(ADA_HOST)
     assert old_client(world, ADA_HOST, 4001).error(Method.ALLOCATE, UDP) == 0
     assert old_client(world, ADA_HOST, 4002).error(Method.ALLOCATE, UDP) == 486
+
+
+# Coming back from another address
+
+
+def test_a_session_that_returns_keeps_its_allocations_and_is_reached_where_it_is(
+    world: World, ada: Person, ben: Person
+) -> None:
+    adas, bens = in_a_call(ada, ben)
+    ben.tells(ada)
+    assert ada.client.permit(RELAY, BEN_HOST, ANNOUNCED) == 0
+    assert ben.client.permit(RELAY) == 0
+    world.execute(world.server.closed.rehost_session(ben.session, "9.9.3.3"))
+    assert ada.sends(b"media", *bens)
+    assert ben.sends(b"media", *adas)
+    allocation = world.server.allocations.find(ada.client.five_tuple)
+    assert allocation is not None
+    assert {str(host) for host in allocation.permissions} == {RELAY, ANNOUNCED}
+    assert ada.client.permit(BEN_HOST) == 403
+    assert ada.client.permit("9.9.3.3") == 0
+    assert len(world.server.allocations) == 2
+
+
+def test_old_clients_at_the_address_that_a_session_left_are_nobody(make_world: type[World]) -> None:
+    world = make_world(legacy_secret=LEGACY)
+    ada = Person(world, ADA_HOST, 4001)
+    left_behind = old_client(world, ADA_HOST)
+    assert left_behind.error(Method.ALLOCATE, UDP) == 0
+    world.execute(world.server.closed.rehost_session(ada.session, BEN_HOST))
+    assert len(world.server.allocations) == 0
+    assert old_client(world, ADA_HOST, 4002).error(Method.ALLOCATE, UDP) == 401
+    assert old_client(world, BEN_HOST, 4003).error(Method.ALLOCATE, UDP) == 0
+
+
+def test_what_another_session_at_the_address_left_is_for_stays(make_world: type[World]) -> None:
+    world = make_world(legacy_secret=LEGACY)
+    ada, neighbour, ben = Person(world, ADA_HOST, 4001), Person(world, ADA_HOST, 4005), Person(world, BEN_HOST, 4002)
+    old = old_client(world, ADA_HOST, 4003)
+    ada.joins(ROOM)
+    ben.joins(ROOM)
+    ben.tells(ada)
+    old.allocate()
+    assert old.permit(ANNOUNCED) == 0
+    world.execute(world.server.closed.rehost_session(ada.session, "9.9.3.3"))
+    allocation = world.server.allocations.find(old.five_tuple)
+    assert allocation is not None, "the neighbour is there still"
+    assert not allocation.permissions, "and in no call"
+    neighbour.joins(ROOM)
+    ben.tells(neighbour)
+    assert old.permit(ANNOUNCED) == 0
+
+
+def test_returning_to_the_same_address_changes_nothing(world: World, ada: Person, ben: Person) -> None:
+    in_a_call(ada, ben)
+    assert world.server.closed.rehost_session(ada.session, ADA_HOST) == []
+    assert world.server.closed.rehost_session("session.nobody", ADA_HOST) == []
