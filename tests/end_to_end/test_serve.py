@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
+import attrs
 import pytest
 import trio
 import trustme
@@ -27,6 +28,7 @@ from tavern.client import (
     Client,
     ConnectionLost,
     Identity,
+    PeerIdentity,
     PeerIdentityUpdated,
     PeerJoined,
     PeerJoinedChannel,
@@ -107,7 +109,7 @@ async def test_two_clients_meet_and_signal(server: RunningServer) -> None:
         assert await alice.next_event() == ReceivedAnswer(BOB.publicKeyHex, "v=0 answer")
         named = Identity(publicKeyHex=BOB.publicKeyHex, tag=BOB.tag, displayName="Bob")
         await bob.update_identity(named)
-        assert await alice.next_event() == PeerIdentityUpdated(BOB.publicKeyHex, named)
+        assert await alice.next_event() == PeerIdentityUpdated(BOB.publicKeyHex, PeerIdentity(**attrs.asdict(named)))
         cellar = await bob.create_channel(tavern.id, "Cellar")
         assert await alice.next_event() == ChannelCreated(tavern.id, cellar)
         await bob.leave_channel(*where)

@@ -22,6 +22,8 @@ class Peer:
     channelId: str
     tag: str
     isSpeaking: bool = False
+    verified: bool = False
+    """Whether it has proven to hold its key."""
 
 
 @attrs.frozen
@@ -38,6 +40,24 @@ class Tavern:
     channels: list[Channel]
     createdBy: str
     createdAt: str
+    icon: str | None = None
+    owner: str = ""
+    """The key that it belongs to; empty where it belongs to nobody."""
+    locked: bool = False
+    moderators: list[str] = attrs.field(factory=list)
+
+
+@attrs.frozen
+class TavernSummary:
+    """A tavern without its channels."""
+
+    id: str
+    name: str
+    createdBy: str
+    createdAt: str
+    owner: str
+    locked: bool
+    moderators: list[str]
     icon: str | None = None
 
 
@@ -80,10 +100,18 @@ class PeerLeftChannel:
 
 
 @attrs.frozen
+class PeerIdentity(Identity):
+    """Who another peer says it is."""
+
+    verified: bool = False
+    """Whether it has proven to hold its key."""
+
+
+@attrs.frozen
 class PeerIdentityUpdated:
     peerId: str
     """What the peer was known by until now."""
-    identity: Identity
+    identity: PeerIdentity
 
 
 @attrs.frozen
@@ -92,6 +120,8 @@ class ReceivedOffer:
     sdp: str
     tavernId: str | None = None
     channelId: str | None = None
+    extra: dict[str, Any] = attrs.field(factory=dict)
+    """What else its sender put in."""
 
 
 @attrs.frozen
@@ -100,6 +130,8 @@ class ReceivedAnswer:
     sdp: str
     tavernId: str | None = None
     channelId: str | None = None
+    extra: dict[str, Any] = attrs.field(factory=dict)
+    """What else its sender put in."""
 
 
 @attrs.frozen
@@ -108,6 +140,8 @@ class ReceivedIceCandidate:
     candidate: str
     tavernId: str | None = None
     channelId: str | None = None
+    extra: dict[str, Any] = attrs.field(factory=dict)
+    """What else its sender put in."""
 
 
 @attrs.frozen
@@ -123,7 +157,7 @@ class PeerList:
 @attrs.frozen
 class PeerJoined:
     peerId: str
-    identity: Identity | None = None
+    identity: PeerIdentity | None = None
 
 
 @attrs.frozen
@@ -143,6 +177,173 @@ class IceServers:
     iceServers: list[IceServer]
     expiresAt: str
     """ISO 8601 UTC: ask again before."""
+
+
+@attrs.frozen
+class Welcome:
+    """What the server answers a hello with."""
+
+    server: str
+    """What it calls itself; who proves an identity to it checks that this is whom he called."""
+    connection: str
+    nonce: str = attrs.field(repr=False)
+    verified: bool
+    identityRequired: bool
+    inviteRequired: bool
+    mayCreate: str
+    """`anyone`, `verified` or `listed`."""
+
+
+@attrs.frozen
+class IdentityProven:
+    publicKeyHex: str
+
+
+@attrs.frozen
+class TavernWatched:
+    tavern: Tavern
+
+
+@attrs.frozen
+class PresenceChanged:
+    """Who is in a channel of a watched tavern: all of them."""
+
+    tavernId: str
+    channelId: str
+    peers: list[Peer]
+
+
+@attrs.frozen
+class WatchEnded:
+    tavernId: str
+    reason: str
+    """An error's code: why the tavern may not be watched any more."""
+
+
+@attrs.frozen
+class Done:
+    request: str
+
+
+@attrs.frozen
+class TavernUpdated:
+    tavern: TavernSummary
+
+
+@attrs.frozen
+class TavernDeleted:
+    tavernId: str
+
+
+@attrs.frozen
+class NamedChannel:
+    id: str
+    name: str
+
+
+@attrs.frozen
+class ChannelUpdated:
+    tavernId: str
+    channel: NamedChannel
+
+
+@attrs.frozen
+class ChannelDeleted:
+    """Who was in it is nowhere now."""
+
+    tavernId: str
+    channelId: str
+
+
+@attrs.frozen
+class Kicked:
+    """We are in no channel any more, since somebody put us out."""
+
+    tavernId: str
+    channelId: str
+    reason: str | None = None
+    banned: bool = False
+
+
+@attrs.frozen
+class Ban:
+    id: str
+    publicKeyHex: str
+    displayName: str
+    byAddress: bool
+    bannedBy: str
+    createdAt: str
+
+
+@attrs.frozen
+class Bans:
+    tavernId: str
+    bans: list[Ban]
+
+
+@attrs.frozen
+class Invite:
+    id: str
+    uses: int
+    createdBy: str
+    createdAt: str
+    maxUses: int | None = None
+    expiresAt: str | None = None
+    token: str | None = attrs.field(default=None, repr=False)
+    """Told once, when it is made."""
+
+
+@attrs.frozen
+class InviteCreated:
+    tavernId: str
+    invite: Invite
+
+
+@attrs.frozen
+class Invites:
+    tavernId: str
+    invites: list[Invite]
+
+
+@attrs.frozen
+class Member:
+    publicKeyHex: str
+    displayName: str
+    role: str
+    """`member` or `moderator`."""
+    addedAt: str
+
+
+@attrs.frozen
+class Members:
+    tavernId: str
+    members: list[Member]
+
+
+@attrs.frozen
+class ResumeTokenReceived:
+    token: str = attrs.field(repr=False)
+    expiresAt: str
+
+
+@attrs.frozen
+class Resumed:
+    """Back in the channel. `continued`: the others did not notice; else the server has started anew meanwhile."""
+
+    tavernId: str
+    channelId: str
+    peers: list[Peer]
+    continued: bool
+    connection: str
+
+
+@attrs.frozen
+class PeerResumed:
+    """Somebody is back after the server started anew: a connection to him that works still is kept."""
+
+    tavernId: str
+    channelId: str
+    peer: Peer
 
 
 @attrs.frozen
@@ -185,13 +386,31 @@ Event = (
     | PeerJoined
     | PeerLeft
     | IceServers
+    | Welcome
+    | IdentityProven
+    | TavernWatched
+    | PresenceChanged
+    | WatchEnded
+    | Done
+    | TavernUpdated
+    | TavernDeleted
+    | ChannelUpdated
+    | ChannelDeleted
+    | Kicked
+    | Bans
+    | InviteCreated
+    | Invites
+    | Members
+    | ResumeTokenReceived
+    | Resumed
+    | PeerResumed
     | SessionReplaced
     | ServerShutdown
     | ErrorReceived
     | UnknownEvent
 )
 
-_EVENT_TYPES: dict[str, type[Event]] = {
+EVENT_TYPES: dict[str, type[Event]] = {
     "tavern-created": TavernCreated,
     "tavern-info": TavernInfo,
     "channel-created": ChannelCreated,
@@ -206,10 +425,31 @@ _EVENT_TYPES: dict[str, type[Event]] = {
     "peer-joined": PeerJoined,
     "peer-left": PeerLeft,
     "ice-servers": IceServers,
+    "welcome": Welcome,
+    "identity-proven": IdentityProven,
+    "tavern-watched": TavernWatched,
+    "presence-changed": PresenceChanged,
+    "watch-ended": WatchEnded,
+    "done": Done,
+    "tavern-updated": TavernUpdated,
+    "tavern-deleted": TavernDeleted,
+    "channel-updated": ChannelUpdated,
+    "channel-deleted": ChannelDeleted,
+    "kicked": Kicked,
+    "bans": Bans,
+    "invite-created": InviteCreated,
+    "invites": Invites,
+    "members": Members,
+    "resume-token": ResumeTokenReceived,
+    "resumed": Resumed,
+    "peer-resumed": PeerResumed,
     "session-replaced": SessionReplaced,
     "server-shutdown": ServerShutdown,
     "error": ErrorReceived,
 }
+
+
+_RELAYED = (ReceivedOffer, ReceivedAnswer, ReceivedIceCandidate)
 
 
 def parse_event(data: str | bytes) -> Event:
@@ -217,9 +457,12 @@ def parse_event(data: str | bytes) -> Event:
     message = msgspec.json.decode(data)
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
         raise ValueError(f"not a message of a Tavern server: {data[:80]!r}")  # noqa: TRY004  the data is wrong
-    kind = _EVENT_TYPES.get(message["type"])
+    kind = EVENT_TYPES.get(message["type"])
     if kind is None:
         return UnknownEvent(message)
     if "from" in message:
         message["sender"] = message.pop("from")
+    if kind in _RELAYED:
+        known = {field.name for field in attrs.fields(kind)} - {"extra"}
+        message["extra"] = {name: message.pop(name) for name in set(message) - known - {"type"}}
     return msgspec.convert(message, kind)
