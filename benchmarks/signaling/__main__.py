@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.lacks import Lacking, ServerFailed
 from benchmarks.machine import choose_cpus, describe, pinned, raise_descriptor_limit
-from benchmarks.signaling.measures import MEASURES, QUICK, Scale
+from benchmarks.signaling.measures import LIMITED, MEASURES, QUICK, Scale
 from benchmarks.signaling.report import report
 from benchmarks.signaling.servers import SERVERS, fetch_peer, node_version, running
 
@@ -40,7 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for measure in given.only:
             for name in SERVERS if number % 2 == 0 else SERVERS[::-1]:
                 try:
-                    with pinned({cpus.generator}), running(name, cpus.server, given.python) as server:
+                    with (
+                        pinned({cpus.generator}),
+                        running(name, cpus.server, given.python, limited=measure in LIMITED) as server,
+                    ):
                         figures = MEASURES[measure](server, scale)
                 except ServerFailed as error:
                     print(f"{measure} of {name}: {error}", file=sys.stderr)

@@ -16,7 +16,7 @@ ANSWER_TIMEOUT_S = 30.0
 SOURCES = 200
 """Loopback addresses to connect from: one has some 28,000 ports, and limits may count by address."""
 
-_UPGRADE = (
+UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n\r\n"
 )
@@ -176,7 +176,7 @@ class Crowd:
         client = Client(connection)
         self.clients[connection.fileno()] = client
         self._epoll.register(connection, select.EPOLLIN)
-        client.send(_UPGRADE)
+        client.send(UPGRADE)
         return client
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from itertools import cycle
@@ -12,12 +14,14 @@ import attrs
 
 from benchmarks.lacks import ServerFailed
 from benchmarks.signaling.clients import Client, Crowd, frame, join_frame
+from benchmarks.signaling.hostile import KINDS as HOSTILE
 from benchmarks.signaling.servers import Server
 
 Figures = dict[str, float]
 
 SIZES = (1500, 200)
 SETTLE_S = 1.0
+CALL_RATE_PER_S = 160  # 8 clients with 20 messages a second each, which is below their rate
 _MARK = b'"candidate":"S'
 _DIGITS = 12
 
@@ -33,9 +37,21 @@ class Scale:
     crowd: int = 10_000
     connects: int = 3000
     storm: int = 1000
+    call_s: float = 8.0
+    hostile_start_s: float = 2.0
 
 
-QUICK = Scale(seconds=0.3, members=16, rate_per_s=500, idle=50, crowd=100, connects=50, storm=16)
+QUICK = Scale(
+    seconds=0.3,
+    members=16,
+    rate_per_s=500,
+    idle=50,
+    crowd=100,
+    connects=50,
+    storm=16,
+    call_s=0.5,
+    hostile_start_s=1.0,
+)
 
 
 def messages(server: Server, scale: Scale) -> Figures:
@@ -245,10 +261,40 @@ class _Storm:
         client.send(frame(description) + frame(candidate) * 5)
 
 
+def hostile(server: Server, scale: Scale) -> Figures:
+    """What each kind of hostile client adds to the p99 of a call of 8 beside it, in ms."""
+    found: Figures = {}
+    with Crowd(server.port) as crowd:
+        run = Relaying(crowd, crowd.join(crowd.open(8)), 200)
+
+        def p99_ms() -> float:
+            run.latencies_s.clear()
+            run.pace(CALL_RATE_PER_S, scale.call_s)
+            return 1000 * sorted(run.latencies_s)[int(len(run.latencies_s) * 0.99)]
+
+        run.pace(CALL_RATE_PER_S, 0.5)
+        found["call p99 ms alone"] = alone = p99_ms()
+        for kind in HOSTILE:
+            command = [sys.executable, "-m", "benchmarks.signaling.hostile", str(server.port), kind]
+            process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+            try:
+                time.sleep(scale.hostile_start_s)
+                found[f"added ms, {kind}"] = p99_ms() - alone
+                if process.poll() is not None:
+                    raise ServerFailed(f"the {kind} ended ({process.returncode})")
+            finally:
+                process.kill()
+                process.wait()
+    return found
+
+
 MEASURES: dict[str, Callable[[Server, Scale], Figures]] = {
     "messages": messages,
     "memory": memory,
     "connects": connects,
     "storm": storm,
     "crowded": crowded,
+    "hostile": hostile,
 }
+LIMITED = frozenset({"hostile"})
+"""What is measured with the rates that servers have by themselves."""

@@ -27,6 +27,10 @@ BARS = (
     Bar("KB, in a channel", 1.0),
     Bar("storm s", 1.0),
     Bar("times", 1.3, own=True),
+    Bar("added ms, half-open", 5.0, own=True),
+    Bar("added ms, slow-sender", 5.0, own=True),
+    Bar("added ms, flooder", 5.0, own=True),
+    Bar("added ms, stuck-reader", 5.0, own=True),
 )
 _MORE_IS_BETTER = ("messages/s", "connects/s")
 

@@ -74,13 +74,13 @@ def fetch_peer() -> None:
 
 
 @contextmanager
-def running(name: ServerName, cpu: int, python: str) -> Iterator[Server]:
-    """The server, up, on one CPU; it is ended with the block."""
+def running(name: ServerName, cpu: int, python: str, *, limited: bool = False) -> Iterator[Server]:
+    """The server, up, on one CPU; it is ended with the block. `limited`: with the rates that it has by itself."""
     command = [_node(), str(PEER / "server.js")] if name == "node" else [python, "-m", "tavern", "serve"]
     with pinned({cpu}):
         process = subprocess.Popen(
             command,
-            env=_environment(),
+            env=_environment(limited=limited),
             cwd=_ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if name == "node" else subprocess.DEVNULL,
@@ -114,18 +114,19 @@ def _node() -> str:
     return node
 
 
-def _environment() -> dict[str, str]:
+def _environment(*, limited: bool) -> dict[str, str]:
     """All settings are said here: nothing of this machine's own counts."""
+    rate = "30" if limited else _PLENTY
     clean = {key: value for key, value in os.environ.items() if not key.startswith("TAVERN_") and key != "PORT"}
     return {
         **clean,
-        "RATE_MSG_SEC": _PLENTY,
+        "RATE_MSG_SEC": rate,
         "PORT": "0",
         "TAVERN_HOST": "127.0.0.1",
         "TAVERN_STORE": "memory",
         "TAVERN_TURN_PORT": "0",
         "TAVERN_EXTERNAL_IP": "127.0.0.1",
-        "TAVERN_RATE_MSG_SEC": _PLENTY,
+        "TAVERN_RATE_MSG_SEC": rate,
         "TAVERN_RATE_CREATE": _PLENTY,
         "TAVERN_MAX_CONNECTIONS": "30000",
         "TAVERN_MAX_CONNECTIONS_PER_ADDRESS": "30000",

@@ -217,3 +217,13 @@ async def test_who_is_known_by_another_key_leaves_before_he_proves_one(lab: Lab)
     await prove(client, alice)
     # The name that it went by is free.
     await lab.join(tavern, "a name of no key")
+
+
+async def test_who_is_in_an_old_room_without_a_name_may_prove_one(lab: Lab) -> None:
+    other, client = lab.connect(), lab.connect()
+    for each in (other, client):
+        each.say({"type": "join", "room": "r"})
+        await each.hear("peer-list")
+    await prove(client, Person("Alice"))
+    assert client.closed is other.closed is None
+    assert lab.registry.metrics.failures == {}

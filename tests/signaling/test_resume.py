@@ -345,3 +345,23 @@ async def test_who_is_somewhere_already_does_not_resume() -> None:
         await prove(other, BOB)
         await refused(other, {"type": "resume", "token": token}, "resume-failed")
         assert (await hello(other))["verified"] is True
+
+
+async def test_who_came_and_went_meanwhile_is_in_the_list_and_not_told_again(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with open_lab() as lab:
+        tavern = await lab.tavern(lab.connect())
+        alice, bob = await arrived(lab, tavern, ALICE), await arrived(lab, tavern, BOB)
+        await alice.hear("peer-joined-channel")
+        token = await took_token(alice)
+        alice.vanish()
+        await trio.testing.wait_all_tasks_blocked()
+        carol = await arrived(lab, tavern, Person("Carol"))
+        carol.say({"type": "offer", "sdp": "v=0", "target": ALICE.key})
+        bob.hang_up()
+        await carol.hear("peer-left-channel")
+        again, resumed, _ = await came_back(lab, token)
+        assert [peer["displayName"] for peer in resumed["peers"]] == ["Carol"]
+        await again.hear("offer")
+        assert again.heard_nothing()

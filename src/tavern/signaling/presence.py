@@ -236,7 +236,9 @@ class Presence:
                 raise messages.SignalingError("identity-fixed", "Others know you by another key: leave first")
             self.disconnect(peer)
         peer.proven_key = key
-        return self._identity_updated(peer, peer.place.address(peer), old_ones=False) if peer.place else []
+        if peer.place is None or peer.identity is None:  # in an old room one may be without any
+            return []
+        return self._identity_updated(peer, peer.place.address(peer), old_ones=False)
 
     def discard_room(self, room: Room) -> tuple[Peer, ...]:
         """The room is gone, whatever state it was in, and its members are nowhere and untold; who they were."""

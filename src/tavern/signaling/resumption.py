@@ -37,6 +37,9 @@ MAX_KEPT_MESSAGES = 64
 MAX_KEPT_BYTES = 256 * 1024
 """For one who is away: a whole channel's offers made anew, with their candidates. Whoever is sent more leaves."""
 
+_PRESENCE = b'{"type":"peer-'
+"""What messages of who comes, goes and is called otherwise begin with."""
+
 _log = logging.getLogger("tavern.signaling")
 
 
@@ -52,7 +55,8 @@ class Mailbox:
         self._closed = False
 
     def send(self, message: bytes) -> None:
-        if self._closed:
+        # Who came and went meanwhile is in the list that it is given when it is back.
+        if self._closed or message.startswith(_PRESENCE):
             return
         self._size_bytes += len(message)
         if len(self.kept) >= MAX_KEPT_MESSAGES or self._size_bytes > MAX_KEPT_BYTES:
