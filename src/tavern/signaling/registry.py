@@ -19,7 +19,7 @@ from tavern.signaling import messages
 from tavern.signaling.candidates import announced_addresses
 from tavern.signaling.observer import SessionObserver
 from tavern.signaling.presence import Presence
-from tavern.signaling.relaying import relay
+from tavern.signaling.relaying import pass_on, relay
 from tavern.signaling.requests import Relayed
 from tavern.signaling.rooms import (
     Changed,
@@ -163,6 +163,23 @@ class Registry:
             self._fail(peer.place.room if peer.place else None, error)
         if busy:
             raise messages.target_busy()
+
+    def pass_on(self, peer: Peer, data: str) -> bool:
+        """Does what `relay` does, if this is a message to one other member of the peer's channel who is not behind."""
+        try:
+            found = pass_on(peer, data)
+            if found is None:
+                return False
+            target, message, content = found
+            if target.outlet.congested:
+                return False
+            # Before it is delivered: who hears of an address may ask the relay for it at once.
+            if addresses := announced_addresses(content):
+                self.observer.addresses_announced(peer.peer_id, (target.peer_id,), addresses)
+            target.outlet.send(message)
+        except Exception as error:  # noqa: BLE001  the wall of the room
+            self._fail(peer.place.room if peer.place else None, error)
+        return True
 
     def send(self, peers: Iterable[Peer], message: Mapping[str, Any]) -> None:
         """Outside of any room's wall: what is sent has been decided."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from tavern.signaling import messages
-from tavern.signaling.requests import Relayed
+from tavern.signaling.requests import RELAYED, Relayed, read_members
 from tavern.signaling.rooms import Channel, Deliver, Peer
+
+_CONTENT = {f'"{kind}"'.encode(): content for kind, content in RELAYED.items()}
 
 
 def relay(peer: Peer, message: Relayed) -> Deliver:
@@ -27,3 +31,34 @@ def relay(peer: Peer, message: Relayed) -> Deliver:
     else:
         recipients = tuple(member for member in place.members.values() if member is not peer)
     return Deliver(recipients, {"type": message.type, "from": place.address(peer), **message.passed_on})
+
+
+def pass_on(peer: Peer, data: str) -> tuple[Peer, bytes, bytes] | None:
+    """What `relay` and `parse_message` come to, for nearly all that is ever relayed, at a third of their price.
+
+    The target, the message for it, and its content (the JSON text of the SDP or the candidate), for a message to one
+    other member of the sender's channel. None for everything else, which may be in order or not.
+    """
+    place = peer.place
+    if not isinstance(place, Channel):
+        return None
+    try:
+        fields = read_members(data)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    kind, named = fields.pop("type", None), fields.pop("target", None)
+    if kind is None or named is None:
+        return None
+    content = fields.get(_CONTENT.get(bytes(kind), ""))
+    raw_target = bytes(named)
+    if content is None or raw_target[:1] != b'"' or b"\\" in raw_target:
+        return None
+    text = bytes(content)
+    target = place.members.get(raw_target[1:-1].decode())
+    if text[:1] != b'"' or target is None or target is peer:
+        return None
+    for name, expected in (("tavernId", place.raw_tavern_id), ("channelId", place.raw_channel_id)):
+        if name in fields and bytes(fields[name]) != expected:
+            return None
+    fields.pop("from", None)  # nobody speaks for somebody else
+    return target, messages.encode({"type": kind, "from": place.address(peer), **fields}), text

@@ -66,7 +66,7 @@ class UpdateIdentity:
     identity: Identity
 
 
-_RELAYED: Final = {"offer": "sdp", "answer": "sdp", "ice-candidate": "candidate"}
+RELAYED: Final = {"offer": "sdp", "answer": "sdp", "ice-candidate": "candidate"}
 """The types that are passed on, and the member that each must have."""
 
 
@@ -86,7 +86,7 @@ class Relayed:
     @property
     def content(self) -> bytes:
         """What may name addresses: the JSON text of the SDP or the candidate."""
-        return bytes(self.passed_on[_RELAYED[self.type]])
+        return bytes(self.passed_on[RELAYED[self.type]])
 
 
 @attrs.frozen
@@ -308,19 +308,20 @@ _PARSED: dict[str, type[Any]] = {
     "remove-member": RemoveMember,
 }
 
-MESSAGE_TYPES: tuple[str, ...] = (*_PARSED, *_RELAYED)
+MESSAGE_TYPES: tuple[str, ...] = (*_PARSED, *RELAYED)
 """Every type that the server takes."""
 
 OLD_TYPES: frozenset[str] = frozenset(
     {"create-tavern", "get-tavern-info", "create-channel", "join-channel", "leave-channel", "update-identity", "join"}
-    | {"get-ice-servers", *_RELAYED}
+    | {"get-ice-servers", *RELAYED}
 )
 """Those that do not tell that the client knows the extensions."""
 
 REQUEST_NAMES: dict[type[Any], str] = {kind: name for name, kind in _PARSED.items()}
 
 
-_fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+read_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+"""The members of a JSON object as they stand in it. Raises msgspec.MsgspecError, UnicodeError, RecursionError."""
 # Any: the decoders of different types share one table.
 _decoders: dict[str, msgspec.json.Decoder[Any]] = {name: msgspec.json.Decoder(kind) for name, kind in _PARSED.items()}
 _string_decoder = msgspec.json.Decoder(str)
@@ -335,9 +336,9 @@ def parse_message(data: str | bytes) -> Message:
     try:
         if isinstance(data, bytes):
             data = data.decode()  # members are passed on as they came: what is no text would close their receiver
-        fields = _fields_decoder.decode(data)
+        fields = read_members(data)
         kind = _read_member(fields, "type", _string_decoder)
-        if kind in _RELAYED:
+        if kind in RELAYED:
             return _relayed(kind, fields)
         decoder = _decoders.get(kind)
         if decoder is None:
@@ -365,7 +366,7 @@ def _read_member(fields: dict[str, msgspec.Raw], name: str, decoder: msgspec.jso
 
 def _relayed(kind: str, fields: dict[str, msgspec.Raw]) -> Relayed:
     """Takes from `fields` what the server writes itself, and leaves the rest to be passed on."""
-    content = _RELAYED[kind]
+    content = RELAYED[kind]
     if content not in fields or bytes(fields[content])[:1] != b'"':
         _read_member(fields, content, _string_decoder)  # raises, and says why
     del fields["type"]

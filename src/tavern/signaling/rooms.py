@@ -63,6 +63,13 @@ class Channel:
     room: Room
     channel_id: str
     members: dict[str, Peer] = attrs.field(factory=dict)
+    raw_tavern_id: bytes = attrs.field(init=False)
+    """As it stands in messages, in its quotes; the same of the channel's."""
+    raw_channel_id: bytes = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.raw_tavern_id = f'"{self.room.room_id}"'.encode()
+        self.raw_channel_id = f'"{self.channel_id}"'.encode()
 
     @property
     def place_id(self) -> str:

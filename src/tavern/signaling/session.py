@@ -166,6 +166,8 @@ class Session:
         if not self._messages.allow(now):
             self._violate(now)
             return
+        if not self._waiting and isinstance(data, str) and self._registry.pass_on(self.peer, data):
+            return
         try:
             message = parse_message(data)
         except SignalingError as error:
