@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NoReturn
 
 import trio
 
-from tavern.signaling.transport import ConnectionEnded
+from tavern.signaling.transport import ConnectionEnded, Handle
 
 
 class MemoryTransport:
@@ -24,11 +24,14 @@ class MemoryTransport:
         self._to_server, self._from_client = trio.open_memory_channel[str | bytes](1000)
         self._to_client, self._from_server = trio.open_memory_channel[dict[str, Any]](1000)
 
-    async def receive(self) -> str | bytes:
-        try:
-            return await self._from_client.receive()
-        except (trio.EndOfChannel, trio.ClosedResourceError):
-            raise ConnectionEnded("closed") from None
+    async def deliver(self, handle: Handle) -> NoReturn:
+        while True:
+            try:
+                message = await self._from_client.receive()
+            except (trio.EndOfChannel, trio.ClosedResourceError):
+                raise ConnectionEnded("closed") from None
+            if (wait := handle(message)) is not None:
+                await wait.wait()
 
     def send(self, message: bytes) -> None:
         if self.closed is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sysconfig
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -31,15 +32,15 @@ AT_ONCE = 8
 
 async def echo(transport: Transport) -> None:
     assert isinstance(transport, WebSocketTransport)
-    try:
-        while True:
-            message = await transport.receive()
-            if isinstance(message, str):
-                transport.send(message.encode())
-            else:
-                transport._link.write(b"\x82" + frames.encode_text(message)[1:])
-    except ConnectionEnded:
-        pass
+
+    def answer(message: str | bytes) -> None:
+        if isinstance(message, str):
+            transport.send(message.encode())
+        else:
+            transport._link.write(b"\x82" + frames.encode_text(message)[1:])
+
+    with suppress(ConnectionEnded):
+        await transport.deliver(answer)
 
 
 @pytest.mark.end_to_end

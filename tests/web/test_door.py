@@ -40,26 +40,26 @@ ROOMY = WebSocketLimits(ping_interval_s=60, pong_timeout_s=60, frames_per_s=100_
 
 async def echo(transport: Transport) -> None:
     """Echoes; obeys a few words."""
-    try:
-        while True:
-            message = await transport.receive()
-            text = message if isinstance(message, str) else message.decode()
-            if text == "close":
-                transport.send(b"goodbye")
-                transport.close(1008, "you asked for it")
-            elif text == "crash":
-                raise ZeroDivisionError
-            elif text == "large":
-                transport.send(b"x" * 2 * MAX_QUEUED_BYTES)
-            elif text == "flood":
-                for _ in range(MAX_QUEUED_MESSAGES + 100):
-                    transport.send(b"x" * 100_000)
-            elif text == "who":
-                transport.send(f"{transport.client_host} {transport.host_header}".encode())
-            else:
-                transport.send(text.encode())
-    except ConnectionEnded:
-        pass
+
+    def answer(message: str | bytes) -> None:
+        text = message if isinstance(message, str) else message.decode()
+        if text == "close":
+            transport.send(b"goodbye")
+            transport.close(1008, "you asked for it")
+        elif text == "crash":
+            raise ZeroDivisionError
+        elif text == "large":
+            transport.send(b"x" * 2 * MAX_QUEUED_BYTES)
+        elif text == "flood":
+            for _ in range(MAX_QUEUED_MESSAGES + 100):
+                transport.send(b"x" * 100_000)
+        elif text == "who":
+            transport.send(f"{transport.client_host} {transport.host_header}".encode())
+        else:
+            transport.send(text.encode())
+
+    with suppress(ConnectionEnded):
+        await transport.deliver(answer)
 
 
 async def echo_stun(stream: trio.abc.Stream, first: bytes, five_tuple: FiveTuple) -> None:
@@ -400,15 +400,12 @@ async def test_after_a_close_of_ours_nothing_more_is_handled(nursery: trio.Nurse
     handled: list[str | bytes] = []
 
     async def serve(transport: Transport) -> None:
-        first = await transport.receive()
-        handled.append(first)
-        while not handled[1:]:
-            await trio.testing.wait_all_tasks_blocked()
+        def handle(message: str | bytes) -> None:
+            handled.append(message)
             transport.close(1000, "session replaced")
-            try:
-                handled.append(await transport.receive())
-            except ConnectionEnded:
-                return
+
+        with suppress(ConnectionEnded):
+            await transport.deliver(handle)
 
     opened = await open_door(nursery, serve_peer=serve)
     await opened.exchange(UPGRADE + b"\x81\x81\0\0\0\x001" + b"\x81\x81\0\0\0\x002")

@@ -159,7 +159,7 @@ async def test_signaling_knows_who_came_directly_over_tls(
     async def tell(transport: Transport) -> None:
         transport.send(str(transport.direct_tls).encode())
         with contextlib.suppress(ConnectionEnded):
-            await transport.receive()
+            await transport.deliver(lambda _message: None)
 
     opened = await open_door(nursery, serve_peer=tell, tls=(lambda: tls.server) if secured else None)
     url = f"{'wss' if secured else 'ws'}://localhost:{opened.port}/"

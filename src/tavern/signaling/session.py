@@ -96,9 +96,7 @@ class Signaling:
     async def _converse(self, session: Session, transport: Transport) -> bool:
         """Whether the connection was lost, and not ended by either side."""
         try:
-            while True:
-                await session.wait_for_room()
-                session.handle(await transport.receive())
+            await transport.deliver(session.handle)
         except ConnectionEnded as ended:
             log_event(_log, logging.INFO, "peer-disconnected", peer=session.peer.peer_id, reason=ended)
             return not (transport.closed_by_client or session.peer.outlet is not transport)
@@ -153,14 +151,18 @@ class Session:
         """Whether we ended it, or its client went on elsewhere: it may not act any more."""
         return self.peer.outlet is not self._transport or not self._registry.is_connected(self.peer)
 
-    async def wait_for_room(self) -> None:
-        """Returns when another message may be read. Not a checkpoint where there is room."""
-        while self._waiting is not None and len(self._waiting) >= MAX_WAITING:
-            self._room = trio.Event()
-            await self._room.wait()
+    def handle(self, data: str | bytes) -> trio.Event | None:
+        """Answers one message: what it asks for, or an `error`. Raises RoomFailed, and our own bugs.
 
-    def handle(self, data: str | bytes) -> None:
-        """Answers one message: what it asks for, or an `error`. Raises RoomFailed, and our own bugs."""
+        The event that it returns is set when another message may be read; None: it may be now.
+        """
+        self._handle(data)
+        if self._waiting is None or len(self._waiting) < MAX_WAITING:
+            return None
+        self._room = trio.Event()
+        return self._room
+
+    def _handle(self, data: str | bytes) -> None:
         now = trio.current_time()
         self._registry.metrics.messages.count(now)
         if not self._messages.allow(now):

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import NoReturn, Protocol
+
+import trio
 
 from tavern.errors import RemoteError
 
 
 class ConnectionEnded(RemoteError):
     """The connection is over, whoever ended it; nothing more arrives and nothing more can be sent."""
+
+
+Handle = Callable[[str | bytes], trio.Event | None]
+"""Deals with one message at once. An event: nothing more is to be delivered, nor read, until it is set."""
 
 
 class Transport(Protocol):
@@ -38,8 +45,11 @@ class Transport(Protocol):
     def congested(self) -> bool:
         """Whether half of what may wait for this client is waiting: it reads, but slower than it is sent to."""
 
-    async def receive(self) -> str | bytes:
-        """The next message. Raises ConnectionEnded after either side closed. A checkpoint; cancelling loses nothing."""
+    async def deliver(self, handle: Handle) -> NoReturn:
+        """Calls `handle` with each message, in order, until the connection is over; then raises ConnectionEnded.
+
+        What `handle` raises is raised here, and nothing more is delivered. Cancelling loses nothing that was not read.
+        """
 
     def send(self, message: bytes) -> None:
         """Queue UTF-8 JSON as a text frame and return at once; after a close it is dropped.

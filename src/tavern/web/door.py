@@ -28,6 +28,7 @@ from tavern.setting_values import IPNetwork
 from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.web.heartbeat import Heartbeat
 from tavern.web.origins import is_allowed
+from tavern.web.poller import Poller
 from tavern.web.proxies import client_host, is_trusted, names_a_proxy
 from tavern.web.streams import AnyStream, LentStream, close_after_reading, tcp_socket
 from tavern.web.websocket import Origin, Serve, WebSocketLimits, serve_websocket
@@ -123,6 +124,7 @@ class Door:
     _by_client: Counter[str] = attrs.field(factory=Counter, init=False)
     """Open WebSockets by source_key of who is behind them, also behind a proxy."""
     _heartbeat: Heartbeat = attrs.field(init=False)
+    _poller: Poller = attrs.field(factory=Poller, init=False)
     _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
     _http: set[LentStream] = attrs.field(factory=set, init=False)
     _websockets: int = attrs.field(default=0, init=False)
@@ -136,13 +138,14 @@ class Door:
         self._heartbeat = Heartbeat(self.limits.ping_interval_s, self.limits.pong_timeout_s)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """What all WebSockets share: their heartbeat, and tasks for what a client does not take at once.
+        """What all WebSockets share: who reads them, their heartbeat, tasks for what a client does not take at once.
 
         Until cancelled; connections can be served once it is started.
         """
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._heartbeat.run)
+            nursery.start_soon(self._poller.run)
             task_status.started()
             await trio.sleep_forever()
 
@@ -292,6 +295,7 @@ class Door:
                 ),
                 limits=self.limits,
                 heartbeat=self._heartbeat,
+                poller=self._poller,
                 start=self._start,
             )
         finally:

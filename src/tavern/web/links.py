@@ -14,11 +14,14 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
+from tavern.web.poller import Poller
+
 READ_BYTES = 16 * 1024
 """At most some 2,700 frames at once, a few ms of work, before other connections have their turn."""
 
 _log = logging.getLogger("tavern.web")
 
+Receive = Callable[[bytes], None]
 Start = Callable[[Callable[[], Awaitable[None]]], None]
 """Runs an async function in a task that outlives the caller's."""
 
@@ -49,16 +52,20 @@ class Link(ABC):
     async def read(self) -> bytes:
         """What has come, READ_BYTES at most; nothing at the stream's end.
 
-        Raises ClosedResourceError after `wake`, BrokenResourceError if the connection is gone. A checkpoint.
+        Raises BrokenResourceError if the connection is gone. A checkpoint. Not while `read_to` runs.
+        """
+
+    @abstractmethod
+    async def read_to(self, receive: Receive, until: trio.Event) -> None:
+        """Calls `receive` with what comes, READ_BYTES at most at a time, until the event is set.
+
+        With nothing, and for the last time, where the stream has ended or the connection is gone. `receive` raises
+        nothing, and sets the event if it wants no more.
         """
 
     @abstractmethod
     def write(self, data: bytes) -> None:
         """Sends, or queues behind what waits. Who calls bounds `queued` and `queued_bytes`. Returns at once."""
-
-    @abstractmethod
-    def wake(self) -> None:
-        """Whoever waits in `read` is woken."""
 
     @abstractmethod
     def detach(self) -> None:
@@ -119,16 +126,19 @@ class Link(ABC):
 class SocketLink(Link):
     """Plain TCP."""
 
-    __slots__ = ("_descriptor",)
+    __slots__ = ("_descriptor", "_poller", "_receive", "_until")
 
-    def __init__(self, tcp: trio.socket.SocketType, start: Start) -> None:
+    def __init__(self, tcp: trio.socket.SocketType, start: Start, poller: Poller) -> None:
         super().__init__(start)
         self._descriptor = tcp.fileno()
+        self._poller = poller
+        self._receive: Receive | None = None
+        self._until: trio.Event | None = None
 
     async def read(self) -> bytes:
         while True:
             if self._descriptor < 0:
-                raise trio.ClosedResourceError
+                raise trio.BrokenResourceError
             await trio.lowlevel.wait_readable(self._descriptor)
             try:
                 return os.read(self._descriptor, READ_BYTES)
@@ -136,6 +146,33 @@ class SocketLink(Link):
                 continue
             except OSError as error:
                 raise trio.BrokenResourceError from error
+
+    async def read_to(self, receive: Receive, until: trio.Event) -> None:
+        if self._descriptor < 0 or until.is_set():
+            await trio.lowlevel.checkpoint()
+            return
+        self._receive, self._until = receive, until
+        self._poller.add(self._descriptor, self._read_some)
+        try:
+            await until.wait()
+        finally:
+            self._poller.remove(self._descriptor)
+            self._receive = self._until = None
+
+    def _read_some(self) -> None:
+        """What the poller calls."""
+        receive, until = self._receive, self._until
+        if receive is None or until is None or until.is_set():
+            # Its task is about to stop listening: what is there must not be asked for again and again until then.
+            self._poller.remove(self._descriptor)
+            return
+        try:
+            data = os.read(self._descriptor, READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        receive(data)
 
     def write(self, data: bytes) -> None:
         if self.broken or self._descriptor < 0:
@@ -147,7 +184,6 @@ class SocketLink(Link):
                 sent = 0
             except OSError:  # gone: the reader will see the same
                 self.abort()
-                self.wake()
                 return
             if sent == len(data):
                 return
@@ -155,22 +191,16 @@ class SocketLink(Link):
             self._under_way = sent > 0
         self._enqueue(data)
 
-    def wake(self) -> None:
-        if self._descriptor >= 0:
-            trio.lowlevel.notify_closing(self._descriptor)
-
     def detach(self) -> None:
         """From now on the descriptor's number may be somebody else's."""
-        self.wake()
+        if self._writing and self._descriptor >= 0:
+            trio.lowlevel.notify_closing(self._descriptor)
         self._descriptor = -1
         self.abort()
 
     async def _drain(self) -> None:
         while self._queue and self._descriptor >= 0:
-            try:
-                await trio.lowlevel.wait_writable(self._descriptor)
-            except trio.ClosedResourceError:  # woken together with the reader
-                continue
+            await trio.lowlevel.wait_writable(self._descriptor)
             self._write_some(self._queue)
 
     def _write_some(self, queue: deque[bytes]) -> None:
@@ -192,32 +222,38 @@ class SocketLink(Link):
 class TlsLink(Link):
     """TLS, whose stream encrypts and sends in one step that waits: a task writes."""
 
-    __slots__ = ("_receiving", "_stream")
+    __slots__ = ("_stream",)
 
     def __init__(self, stream: trio.SSLStream[trio.SocketStream], start: Start) -> None:
         super().__init__(start)
         self._stream: trio.SSLStream[trio.SocketStream] | None = stream
-        self._receiving: trio.CancelScope | None = None
 
     async def read(self) -> bytes:
         if self._stream is None:
-            raise trio.ClosedResourceError
-        with trio.CancelScope() as self._receiving:
-            return bytes(await self._stream.receive_some(READ_BYTES))
-        raise trio.ClosedResourceError
+            raise trio.BrokenResourceError
+        return bytes(await self._stream.receive_some(READ_BYTES))
+
+    async def read_to(self, receive: Receive, until: trio.Event) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._read_all, receive, until)
+            await until.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _read_all(self, receive: Receive, until: trio.Event) -> None:
+        while not until.is_set():
+            try:
+                data = await self.read()
+            except trio.BrokenResourceError:
+                data = b""
+            receive(data)
 
     def write(self, data: bytes) -> None:
         if not self.broken and self._stream is not None:
             self._enqueue(data)
 
-    def wake(self) -> None:
-        if self._receiving is not None:
-            self._receiving.cancel()
-
     def detach(self) -> None:
         self._stream = None
         self.abort()
-        self.wake()
 
     async def _drain(self) -> None:
         while self._queue and self._stream is not None:

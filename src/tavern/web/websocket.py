@@ -7,6 +7,7 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import NoReturn
 
 import attrs
 import trio
@@ -14,11 +15,12 @@ import trio
 from tavern.logs import log_event
 from tavern.signaling.messages import MAX_MESSAGE_BYTES
 from tavern.signaling.registry import CLOSE_INTERNAL_ERROR, CLOSE_POLICY_VIOLATION
-from tavern.signaling.transport import ConnectionEnded, Transport
+from tavern.signaling.transport import ConnectionEnded, Handle, Transport
 from tavern.web import frames
 from tavern.web.frames import CloseFrame, FrameReader, Ping, Pong, Violation
 from tavern.web.heartbeat import Heartbeat
 from tavern.web.links import Link, SocketLink, Start, TlsLink
+from tavern.web.poller import Poller
 from tavern.web.streams import LINGER_S, AnyStream
 
 CLOSE_NORMAL = 1000
@@ -70,6 +72,7 @@ async def serve_websocket(
     origin: Origin,
     limits: WebSocketLimits,
     heartbeat: Heartbeat,
+    poller: Poller,
     start: Start,
 ) -> None:
     """Accepts the upgrade that `key` belongs to, runs `serve`, and ends the WebSocket as it was told to.
@@ -77,7 +80,7 @@ async def serve_websocket(
     `rest` is what was read of the stream after the request. Our own bugs in `serve` close it with 1011 and are raised.
     On return, also when cancelled, nothing more is sent; the caller closes `stream`.
     """
-    link = TlsLink(stream, start) if isinstance(stream, trio.SSLStream) else SocketLink(stream.socket, start)
+    link = TlsLink(stream, start) if isinstance(stream, trio.SSLStream) else SocketLink(stream.socket, start, poller)
     transport = WebSocketTransport(link, origin, limits, heartbeat)
     try:
         link.write(_accepted(key))
@@ -116,13 +119,17 @@ class WebSocketTransport:
     """One connection; implements `signaling.transport.Transport`."""
 
     __slots__ = (
+        "_attention",
         "_ended",
+        "_failure",
         "_frames_before",
+        "_handle",
         "_heartbeat",
         "_inbox",
         "_limits",
         "_link",
         "_origin",
+        "_paused",
         "_reader",
         "_second",
         "closed_by_client",
@@ -136,6 +143,12 @@ class WebSocketTransport:
         self._reader = FrameReader(limits.max_message_bytes, limits.max_fragments)
         self._inbox: deque[str | bytes | CloseFrame | Violation] | None = None
         """Messages of the last read that nobody has taken yet."""
+        self._handle: Handle | None = None
+        self._paused: trio.Event | None = None
+        """Set when more messages are wanted."""
+        self._attention = trio.Event()
+        """Set when the connection's own task has something to do: it is over, or paused."""
+        self._failure: Exception | None = None
         self._ended: str | None = None
         self._second = 0.0
         self._frames_before = 0
@@ -158,23 +171,47 @@ class WebSocketTransport:
     def query(self) -> str:
         return self._origin.query
 
-    async def receive(self) -> str | bytes:
-        while True:
-            if self._inbox:
+    async def deliver(self, handle: Handle) -> NoReturn:
+        self._handle = handle
+        self._hand_over()
+        try:
+            while self._ended is None and self._failure is None:
+                if self._paused is not None:
+                    await self._paused.wait()
+                    self._paused = None
+                    self._hand_over()
+                else:
+                    await self._link.read_to(self._receive, self._attention)
+                    self._attention = trio.Event()
+        finally:
+            self._handle = None
+        if self._failure is not None:
+            raise self._failure
+        await trio.lowlevel.checkpoint()
+        raise ConnectionEnded(self._ended or "")
+
+    def _receive(self, data: bytes) -> None:
+        """What the link has read; nothing: the connection is gone. Raises nothing."""
+        if not data:
+            self._end("connection lost")
+            return
+        self.take(data)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Messages that have come are handled, as long as they are wanted."""
+        try:
+            while self._inbox and self._handle is not None and self._paused is None:
                 event = self._inbox.popleft()
                 if isinstance(event, str | bytes):
-                    return event
-                self._conclude(event)
-            if self._ended is not None:
-                await trio.lowlevel.checkpoint()
-                raise ConnectionEnded(self._ended)
-            try:
-                data = await self._link.read()
-            except trio.ClosedResourceError:
-                continue  # woken by a close of ours
-            except trio.BrokenResourceError:
-                data = b""
-            self.take(data) if data else self._end("connection lost")
+                    self._paused = self._handle(event)
+                else:
+                    self._conclude(event)
+        except Exception as error:  # noqa: BLE001  raised in the connection's own task, which is waiting
+            self._failure = error
+            self._handle = None
+        if self._paused is not None or self._failure is not None:
+            self._attention.set()
 
     def take(self, data: bytes) -> None:
         """What has come: messages wait to be received, all else is dealt with."""
@@ -202,8 +239,6 @@ class WebSocketTransport:
         while not self._link.broken and not self._reader.over:
             try:
                 data = await self._link.read()
-            except trio.ClosedResourceError:
-                continue  # it was woken for the close
             except trio.BrokenResourceError:
                 return
             if not data:
@@ -257,7 +292,7 @@ class WebSocketTransport:
     def _end(self, reason: str) -> None:
         """Nothing more is received."""
         self._ended = reason
-        self._link.wake()
+        self._attention.set()
 
     def _too_many_frames(self) -> bool:
         now = trio.current_time()
