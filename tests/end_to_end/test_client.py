@@ -227,6 +227,19 @@ def test_what_is_no_key_file_is_refused(tmp_path: Path, change: dict[str, object
         Keypair.load(path)
 
 
+async def test_a_key_that_is_proven_elsewhere_is_refused_and_said_so(server: RunningServer) -> None:
+    async with open_client(server.ws_url) as alice, open_client(server.ws_url) as eve:
+        await alice.prove_identity(ALICE)
+        tavern = await alice.create_tavern("Pony")
+        await joined(alice, tavern, ALICE, "Alice")
+        with pytest.raises(ServerError) as refused:
+            await joined(eve, tavern, ALICE, "Alice")
+        assert refused.value.code == "identity-in-use"
+        with pytest.raises(ServerError) as refused:
+            await joined(alice, tavern, BOB, "Bob")
+        assert refused.value.code == "identity-fixed"
+
+
 def test_the_bot_of_the_readme_greets_who_comes(tmp_path: Path) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     bot = readme.partition("```python\n")[2].partition("```")[0]

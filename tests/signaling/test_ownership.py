@@ -452,3 +452,15 @@ async def test_a_key_that_somebody_else_named_is_not_banned_for_it(owned: Owned)
     await owned.enter(MODERATOR)
     [listed] = (await owned.do(owned.owner, "get-members", "members"))["members"]
     assert listed["role"] == "moderator"
+
+
+async def test_nobody_becomes_a_member_by_not_being_made_a_moderator(owned: Owned) -> None:
+    await refused(owned.owner, owned.ask("set-moderator", publicKeyHex=STRANGER.key, moderator=False), "peer-not-found")
+    await refused(owned.owner, owned.ask("set-moderator", publicKeyHex=OWNER.key, moderator=True), "not-permitted")
+    assert (await owned.do(owned.owner, "get-members", "members"))["members"] == []
+
+
+async def test_a_moderator_who_gets_the_tavern_is_its_owner_only(owned: Owned) -> None:
+    await owned.do(owned.owner, "set-moderator", "tavern-updated", publicKeyHex=MODERATOR.key, moderator=True)
+    updated = await owned.do(owned.owner, "transfer-tavern", "tavern-updated", publicKeyHex=MODERATOR.key)
+    assert (updated["tavern"]["owner"], updated["tavern"]["moderators"]) == (MODERATOR.key, [OWNER.key])

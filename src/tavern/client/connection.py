@@ -43,7 +43,12 @@ ANSWER_TIMEOUT_S = 10.0
 MAX_EVENTS = 1024
 """Undelivered events that are kept. A bot that reads none for longer than that is told so (`ConnectionLost`)."""
 
-_CODES_OF_WHAT_IS_NOT_ANSWERED = frozenset({"target-not-found", "target-busy", "not-in-room", "identity-in-use"})
+_CODES_OF_WHAT_IS_NOT_ANSWERED = frozenset(
+    {"target-not-found", "target-busy", "not-in-room", "identity-in-use", "identity-fixed"}
+)
+_IDENTITY_CODES = frozenset({"identity-in-use", "identity-fixed"})
+_MADE_WITH_AN_IDENTITY = (ChannelJoined, PeerList, IdentityProven)
+"""Answers of requests that an identity may be wrong for; that of update-identity is not waited for."""
 
 _T = TypeVar("_T", bound=Event)
 
@@ -99,6 +104,7 @@ class _Request:
     """What one request waits for."""
 
     answers: Callable[[Event], bool]
+    with_identity: bool
     answered: trio.Event = attrs.field(factory=trio.Event)
     answer: Event | None = None
 
@@ -235,7 +241,9 @@ class Client:
         async with self._asking:
             if self._lost is not None:
                 raise self._lost
-            request = self._request = _Request(lambda event: isinstance(event, kind) and matches(event))
+            request = self._request = _Request(
+                lambda event: isinstance(event, kind) and matches(event), issubclass(kind, _MADE_WITH_AN_IDENTITY)
+            )
             try:
                 with trio.fail_after(ANSWER_TIMEOUT_S):
                     await self.send(message)
@@ -273,16 +281,20 @@ class Client:
             self.resume_token = event.token
             if request is None or not request.answers(event):
                 return  # of no interest but for its being the newest
-        if request is not None and request.answer is None and (_may_refuse(event) or request.answers(event)):
+        if request is not None and request.answer is None and (_may_refuse(event, request) or request.answers(event)):
             request.answer = event
             request.answered.set()
         else:
             self._events_in.send_nowait(event)
 
 
-def _may_refuse(event: Event) -> bool:
-    """Whether this is an error that may answer a request; those of offers and the like answer what nobody waits for."""
-    return isinstance(event, ErrorReceived) and event.code not in _CODES_OF_WHAT_IS_NOT_ANSWERED
+def _may_refuse(event: Event, request: _Request) -> bool:
+    """Whether this is an error that may answer the request: those of offers answer what nobody waits for."""
+    if not isinstance(event, ErrorReceived):
+        return False
+    if event.code in _IDENTITY_CODES:
+        return request.with_identity
+    return event.code not in _CODES_OF_WHAT_IS_NOT_ANSWERED
 
 
 def _is_called(server: str, host: str) -> bool:

@@ -203,7 +203,12 @@ class Management:
         key = message.publicKeyHex
         if not is_verifiable_key(key):
             raise _no_verifiable_key()
-        member = found.members.get(key) or self._new_member(message.tavernId, key)
+        if key == found.owner_key:
+            raise SignalingError("not-permitted", "The owner is more than a moderator", field="publicKeyHex")
+        member = found.members.get(key)
+        if member is None and not message.moderator:
+            raise SignalingError("peer-not-found", "Nobody with that key is a moderator", field="publicKeyHex")
+        member = member or self._new_member(message.tavernId, key)
         role: MemberRole = "moderator" if message.moderator else "member"
         with store_errors():
             await self._store.put_member(attrs.evolve(member, role=role))

@@ -174,7 +174,11 @@ class Taverns:
             **_old_summary(tavern),
             "owner": tavern.owner_key,
             "locked": tavern.locked,
-            "moderators": [member.public_key for member in found.members.values() if member.role == "moderator"],
+            "moderators": [
+                member.public_key
+                for member in found.members.values()
+                if member.role == "moderator" and member.public_key != tavern.owner_key
+            ],
         }
 
     def note_used(self, tavern_id: str) -> None:
