@@ -39,6 +39,7 @@ PURE = frozenset(
         "web.origins",
         "web.proxies",
         "client.events",
+        "client.objects",
     }
 )
 PURE_STANDARD_LIBRARY_DENIED = frozenset(

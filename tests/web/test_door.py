@@ -30,7 +30,8 @@ from tavern.signaling.transport import ConnectionEnded, Transport
 from tavern.turn.five_tuple import FiveTuple
 from tavern.web import frames
 from tavern.web.asgi import Health, make_app
-from tavern.web.door import MAX_HEAD_BYTES, Door
+from tavern.web.door import Door
+from tavern.web.heads import MAX_HEAD_BYTES
 from tavern.web.listeners import open_listeners
 from tavern.web.streams import LentStream
 from tavern.web.websocket import MAX_FRAGMENTS, MAX_QUEUED_BYTES, MAX_QUEUED_MESSAGES, WebSocketLimits

@@ -11,9 +11,7 @@ async with open_client("ws://localhost:3001/") as client:
 
 from tavern.client.connection import Client, ConnectionLost, ServerError, WrongServer, open_client
 from tavern.client.events import (
-    Ban,
     Bans,
-    Channel,
     ChannelCreated,
     ChannelDeleted,
     ChannelJoined,
@@ -21,18 +19,12 @@ from tavern.client.events import (
     Done,
     ErrorReceived,
     Event,
-    IceServer,
     IceServers,
     IdentityProven,
-    Invite,
     InviteCreated,
     Invites,
     Kicked,
-    Member,
     Members,
-    NamedChannel,
-    Peer,
-    PeerIdentity,
     PeerIdentityUpdated,
     PeerJoined,
     PeerJoinedChannel,
@@ -48,11 +40,9 @@ from tavern.client.events import (
     ResumeTokenReceived,
     ServerShutdown,
     SessionReplaced,
-    Tavern,
     TavernCreated,
     TavernDeleted,
     TavernInfo,
-    TavernSummary,
     TavernUpdated,
     TavernWatched,
     UnknownEvent,
@@ -61,6 +51,18 @@ from tavern.client.events import (
 )
 from tavern.client.keys import Keypair
 from tavern.client.management import Management
+from tavern.client.objects import (
+    Ban,
+    Channel,
+    IceServer,
+    Invite,
+    Member,
+    NamedChannel,
+    Peer,
+    PeerIdentity,
+    Tavern,
+    TavernSummary,
+)
 from tavern.signaling.messages import Identity
 
 __all__ = [

@@ -14,7 +14,6 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from tavern.addresses import parse_address
 from tavern.client.events import (
-    Channel,
     ChannelCreated,
     ChannelJoined,
     Done,
@@ -25,7 +24,6 @@ from tavern.client.events import (
     PeerList,
     Resumed,
     ResumeTokenReceived,
-    Tavern,
     TavernCreated,
     TavernInfo,
     TavernWatched,
@@ -34,6 +32,10 @@ from tavern.client.events import (
 )
 from tavern.client.keys import Keypair
 from tavern.client.management import Management
+from tavern.client.objects import (
+    Channel,
+    Tavern,
+)
 from tavern.client.websocket import open_websocket
 from tavern.config import is_loopback_name
 from tavern.errors import TavernError

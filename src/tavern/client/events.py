@@ -11,54 +11,19 @@ from typing import Any
 import attrs
 import msgspec
 
-from tavern.signaling.messages import Identity
-
-
-@attrs.frozen
-class Peer:
-    publicKeyHex: str
-    displayName: str
-    tavernId: str
-    channelId: str
-    tag: str
-    isSpeaking: bool = False
-    verified: bool = False
-    """Whether it has proven to hold its key."""
-
-
-@attrs.frozen
-class Channel:
-    id: str
-    name: str
-    peers: list[Peer]
-
-
-@attrs.frozen
-class Tavern:
-    id: str
-    name: str
-    channels: list[Channel]
-    createdBy: str
-    createdAt: str
-    icon: str | None = None
-    owner: str = ""
-    """The key that it belongs to; empty where it belongs to nobody."""
-    locked: bool = False
-    moderators: list[str] = attrs.field(factory=list)
-
-
-@attrs.frozen
-class TavernSummary:
-    """A tavern without its channels."""
-
-    id: str
-    name: str
-    createdBy: str
-    createdAt: str
-    owner: str
-    locked: bool
-    moderators: list[str]
-    icon: str | None = None
+from tavern.client.objects import (
+    Ban,
+    Channel,
+    IceServer,
+    Invite,
+    Member,
+    NamedChannel,
+    Peer,
+    PeerIdentity,
+    RoomPeer,
+    Tavern,
+    TavernSummary,
+)
 
 
 @attrs.frozen
@@ -100,14 +65,6 @@ class PeerLeftChannel:
 
 
 @attrs.frozen
-class PeerIdentity(Identity):
-    """Who another peer says it is."""
-
-    verified: bool = False
-    """Whether it has proven to hold its key."""
-
-
-@attrs.frozen
 class PeerIdentityUpdated:
     peerId: str
     """What the peer was known by until now."""
@@ -145,11 +102,6 @@ class ReceivedIceCandidate:
 
 
 @attrs.frozen
-class RoomPeer:
-    peerId: str
-
-
-@attrs.frozen
 class PeerList:
     peers: list[RoomPeer]
 
@@ -163,13 +115,6 @@ class PeerJoined:
 @attrs.frozen
 class PeerLeft:
     peerId: str
-
-
-@attrs.frozen
-class IceServer:
-    urls: list[str]
-    username: str | None = None
-    credential: str | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen
@@ -236,12 +181,6 @@ class TavernDeleted:
 
 
 @attrs.frozen
-class NamedChannel:
-    id: str
-    name: str
-
-
-@attrs.frozen
 class ChannelUpdated:
     tavernId: str
     channel: NamedChannel
@@ -266,31 +205,9 @@ class Kicked:
 
 
 @attrs.frozen
-class Ban:
-    id: str
-    publicKeyHex: str
-    displayName: str
-    byAddress: bool
-    bannedBy: str
-    createdAt: str
-
-
-@attrs.frozen
 class Bans:
     tavernId: str
     bans: list[Ban]
-
-
-@attrs.frozen
-class Invite:
-    id: str
-    uses: int
-    createdBy: str
-    createdAt: str
-    maxUses: int | None = None
-    expiresAt: str | None = None
-    token: str | None = attrs.field(default=None, repr=False)
-    """Told once, when it is made."""
 
 
 @attrs.frozen
@@ -303,15 +220,6 @@ class InviteCreated:
 class Invites:
     tavernId: str
     invites: list[Invite]
-
-
-@attrs.frozen
-class Member:
-    publicKeyHex: str
-    displayName: str
-    role: str
-    """`member` or `moderator`."""
-    addedAt: str
 
 
 @attrs.frozen

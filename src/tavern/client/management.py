@@ -8,21 +8,23 @@ from typing import Any, Protocol, TypeVar
 import attrs
 
 from tavern.client.events import (
-    Ban,
     Bans,
     ChannelDeleted,
     ChannelUpdated,
     Done,
     Event,
-    Invite,
     InviteCreated,
     Invites,
-    Member,
     Members,
-    NamedChannel,
     TavernDeleted,
-    TavernSummary,
     TavernUpdated,
+)
+from tavern.client.objects import (
+    Ban,
+    Invite,
+    Member,
+    NamedChannel,
+    TavernSummary,
 )
 
 _T = TypeVar("_T", bound=Event)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NoReturn, Protocol
 
-import trio
-
 from tavern.errors import RemoteError
 
 
@@ -14,8 +12,14 @@ class ConnectionEnded(RemoteError):
     """The connection is over, whoever ended it; nothing more arrives and nothing more can be sent."""
 
 
-Handle = Callable[[str | bytes], trio.Event | None]
-"""Deals with one message at once. An event: nothing more is to be delivered, nor read, until it is set."""
+class Waits(Protocol):
+    """Something to wait for, such as an event."""
+
+    async def wait(self) -> object: ...
+
+
+Handle = Callable[[str | bytes], Waits | None]
+"""Deals with one message at once. What is to be waited for: nothing more is delivered, nor read, until then."""
 
 
 class Transport(Protocol):

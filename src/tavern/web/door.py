@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 import socket
 import ssl
 from collections import Counter
@@ -12,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import attrs
-import h11
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
@@ -26,6 +24,7 @@ from tavern.logs import log_event
 from tavern.metrics import Metrics
 from tavern.setting_values import IPNetwork
 from tavern.turn.five_tuple import FiveTuple, Transport
+from tavern.web.heads import MAX_HEAD_BYTES, Head, Refused, answer, check_upgrade, read_first, read_head
 from tavern.web.heartbeat import Heartbeat
 from tavern.web.origins import is_allowed
 from tavern.web.poller import Poller
@@ -33,7 +32,6 @@ from tavern.web.proxies import client_host, is_trusted, names_a_proxy
 from tavern.web.streams import AnyStream, LentStream, close_after_reading, tcp_socket
 from tavern.web.websocket import Origin, Serve, WebSocketLimits, serve_websocket
 
-MAX_HEAD_BYTES = 8 * 1024
 HEAD_TIMEOUT_S = 5.0
 TLS_HANDSHAKE_TIMEOUT_S = 10.0
 HTTP_TIMEOUT_S = 30.0
@@ -51,39 +49,7 @@ ServeStun = Callable[[trio.abc.Stream, bytes, FiveTuple], Awaitable[None]]
 
 _TLS_HANDSHAKE = 0x16  # the content type that every TLS connection begins with
 _LAST_STUN = 0x03  # RFC 7983: STUN begins with 0 to 3, which no HTTP method does
-_KEY = re.compile(rb"[A-Za-z0-9+/]{22}==")
 _log = logging.getLogger("tavern.web")
-
-
-class _Refused(Exception):
-    """The request cannot be served; answered with this status and line."""
-
-    def __init__(self, status: str, line: str, extra_header: str = "") -> None:
-        super().__init__(line)
-        self.status = status
-        self.line = line
-        self.extra_header = extra_header
-
-
-@attrs.frozen
-class Head:
-    """One request's head, and what was read after it (`rest`)."""
-
-    method: bytes
-    target: bytes
-    headers: list[tuple[bytes, bytes]]
-    rest: bytes
-
-    def values(self, name: bytes) -> list[bytes]:
-        return [value for key, value in self.headers if key == name]
-
-    def tokens(self, name: bytes) -> list[bytes]:
-        """The members of a comma-separated header, in lower case."""
-        return [token.strip().lower() for value in self.values(name) for token in value.split(b",")]
-
-    @property
-    def wants_websocket(self) -> bool:
-        return b"websocket" in self.tokens(b"upgrade")
 
 
 def _hypercorn_config() -> Config:
@@ -230,7 +196,7 @@ class Door:
                 return connection
             if first and first[0] != _TLS_HANDSHAKE:
                 # Somebody typed http:// (or garbage): say so in the language that they speak.
-                await connection.send_all(_answer(_Refused("400 Bad Request", "This port speaks https and wss only.")))
+                await connection.send_all(answer(Refused("400 Bad Request", "This port speaks https and wss only.")))
                 await close_after_reading(connection)
                 raise trio.ClosedResourceError("plain text on a TLS port")
             secured = trio.SSLStream(connection, self.tls(), server_side=True, https_compatible=True)
@@ -241,24 +207,24 @@ class Door:
     async def _serve(self, stream: AnyStream) -> None:
         try:
             ends_at = trio.current_time() + self.head_timeout_s
-            first = await _read_first(stream, ends_at)
+            first = await read_first(stream, ends_at)
             if _begins_stun(first):
                 await self._serve_stun(stream, first)
                 return
-            head = await _read_head(stream, first, ends_at)
+            head = await read_head(stream, first, ends_at)
             if head is None:
                 return
             if head.wants_websocket:
-                _check_upgrade(head)
+                check_upgrade(head)
                 if self._draining:
-                    raise _Refused("503 Service Unavailable", "The server is shutting down.")
+                    raise Refused("503 Service Unavailable", "The server is shutting down.")
                 await self._serve_websocket(stream, head)
             else:
                 await self._serve_http(stream, head)
-        except _Refused as refused:
+        except Refused as refused:
             log_event(_log, logging.DEBUG, "request-refused", status=refused.status, reason=refused.line)
             with trio.move_on_after(SEND_TIMEOUT_S):
-                await stream.send_all(_answer(refused))
+                await stream.send_all(answer(refused))
 
     async def _serve_stun(self, stream: AnyStream, first: bytes) -> None:
         tcp = tcp_socket(stream)
@@ -269,16 +235,16 @@ class Door:
         await self.serve_stun(stream, first, five_tuple)
 
     async def _serve_websocket(self, stream: AnyStream, head: Head) -> None:
-        """Raises _Refused for who may not open one."""
+        """Raises Refused for who may not open one."""
         host_values = head.values(b"host")
         host_header = host_values[0].decode("latin-1") if host_values else ""
         if not is_allowed(head.values(b"origin"), self.origins, host_header, self.domain):
-            raise _Refused("403 Forbidden", "This page may not use this server (TAVERN_ORIGINS).")
+            raise Refused("403 Forbidden", "This page may not use this server (TAVERN_ORIGINS).")
         client = client_host(_peer_host(stream), head.headers, self.trusted_proxies)
         source = source_key(client)
         if self._by_client[source] >= self._places_of_one:
             self._log_refusal(client, f"this address has its {self._places_of_one} places")
-            raise _Refused("429 Too Many Requests", "Too many connections from your address.")
+            raise Refused("429 Too Many Requests", "Too many connections from your address.")
         self._websockets += 1
         self._by_client[source] += 1
         try:
@@ -335,63 +301,6 @@ def _begins_stun(first: bytes) -> bool:
     return bool(first) and first[0] <= _LAST_STUN
 
 
-async def _read_first(stream: AnyStream, ends_at: float) -> bytes:
-    """What comes first, its first byte at least; nothing if the client sent nothing. Raises _Refused if it waits."""
-    with trio.move_on_at(ends_at):
-        return bytes(await stream.receive_some(MAX_HEAD_BYTES))
-    raise _too_slow()
-
-
-async def _read_head(stream: AnyStream, first: bytes, ends_at: float) -> Head | None:
-    """The first request's head, which begins with `first`; None if the client ended before.
-
-    Raises _Refused for what is no HTTP, too large or too slow.
-    """
-    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
-    data = first
-    size_bytes = 0
-    with trio.move_on_at(ends_at):
-        while data:
-            size_bytes += len(data)
-            try:
-                parser.receive_data(data)
-                event = parser.next_event()
-            except h11.RemoteProtocolError as error:
-                if error.error_status_hint == 431:
-                    raise _too_large() from None
-                raise _Refused("400 Bad Request", "This port speaks HTTP and WebSocket; that was neither.") from None
-            if isinstance(event, h11.Request):
-                headers = [(bytes(name), bytes(value)) for name, value in event.headers]
-                rest = bytes(parser.trailing_data[0])
-                if size_bytes - len(rest) > MAX_HEAD_BYTES:
-                    raise _too_large()
-                return Head(bytes(event.method), bytes(event.target), headers, rest)
-            data = bytes(await stream.receive_some(MAX_HEAD_BYTES))
-        return None
-    raise _too_slow()
-
-
-def _check_upgrade(head: Head) -> None:
-    """Raises _Refused for a WebSocket handshake that cannot succeed (RFC 6455 section 4.2.1)."""
-    if head.method != b"GET":
-        raise _Refused("405 Method Not Allowed", "A WebSocket is opened with GET.", "Allow: GET")
-    if b"upgrade" not in head.tokens(b"connection"):
-        raise _Refused("400 Bad Request", "Connection: Upgrade is missing.")
-    if head.values(b"sec-websocket-version") != [b"13"]:
-        raise _Refused("426 Upgrade Required", "WebSocket version 13 is spoken here.", "Sec-WebSocket-Version: 13")
-    keys = head.values(b"sec-websocket-key")
-    if len(keys) != 1 or not _KEY.fullmatch(keys[0]):
-        raise _Refused("400 Bad Request", "Sec-WebSocket-Key must be 16 bytes in base64.")
-
-
-def _too_slow() -> _Refused:
-    return _Refused("408 Request Timeout", "The request took too long.")
-
-
-def _too_large() -> _Refused:
-    return _Refused("431 Request Header Fields Too Large", f"A request has at most {MAX_HEAD_BYTES} bytes of headers.")
-
-
 # No resource here takes a body, and no other protocol is switched to: hypercorn would answer `Upgrade: h2c`.
 _NOT_PASSED_ON = frozenset(
     {b"connection", b"content-length", b"expect", b"http2-settings", b"keep-alive", b"transfer-encoding", b"upgrade"}
@@ -401,18 +310,9 @@ _NOT_PASSED_ON = frozenset(
 def _plain_request(head: Head) -> bytes:
     """The request as hypercorn gets it: alone on its connection and without a body."""
     if head.method == b"PRI":
-        raise _Refused("505 HTTP Version Not Supported", "HTTP/1.1 is spoken here.")
+        raise Refused("505 HTTP Version Not Supported", "HTTP/1.1 is spoken here.")
     lines = [head.method + b" " + head.target + b" HTTP/1.1"]
     lines += [name + b": " + value for name, value in head.headers if name not in _NOT_PASSED_ON]
     if not head.values(b"host"):
         lines.append(b"host: localhost")  # HTTP/1.0, which load balancers' probes speak, has none
     return b"\r\n".join([*lines, b"connection: close", b"", b""])
-
-
-def _answer(refused: _Refused) -> bytes:
-    body = refused.line + "\n"
-    extra = refused.extra_header + "\r\n" if refused.extra_header else ""
-    return (
-        f"HTTP/1.1 {refused.status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
-        f"{extra}Connection: close\r\n\r\n{body}"
-    ).encode()

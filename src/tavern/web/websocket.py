@@ -15,7 +15,7 @@ import trio
 from tavern.logs import log_event
 from tavern.signaling.messages import MAX_MESSAGE_BYTES
 from tavern.signaling.registry import CLOSE_INTERNAL_ERROR, CLOSE_POLICY_VIOLATION
-from tavern.signaling.transport import ConnectionEnded, Handle, Transport
+from tavern.signaling.transport import ConnectionEnded, Handle, Transport, Waits
 from tavern.web import frames
 from tavern.web.frames import CloseFrame, FrameReader, Ping, Pong, Violation
 from tavern.web.heartbeat import Heartbeat
@@ -144,8 +144,8 @@ class WebSocketTransport:
         self._inbox: deque[str | bytes | CloseFrame | Violation] | None = None
         """Messages of the last read that nobody has taken yet."""
         self._handle: Handle | None = None
-        self._paused: trio.Event | None = None
-        """Set when more messages are wanted."""
+        self._paused: Waits | None = None
+        """What is over when more messages are wanted."""
         self._attention = trio.Event()
         """Set when the connection's own task has something to do: it is over, or paused."""
         self._failure: Exception | None = None
