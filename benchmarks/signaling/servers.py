@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -150,5 +149,5 @@ def _environment(*, limited: bool) -> dict[str, str]:
         "TAVERN_MAX_TAVERNS_PER_ADDRESS": "30000",
         "TAVERN_LOG_LEVEL": "warn",
         "PYTHONUNBUFFERED": "1",
-        "PYTHONPATH": str(_ROOT / "src") if sys.prefix in os.environ.get("VIRTUAL_ENV", sys.prefix) else "",
+        "PYTHONPATH": str(_ROOT / "src"),  # the checkout's, whatever is installed
     }
