@@ -156,20 +156,18 @@ class Session:
 
         The event that it returns is set when another message may be read; None: it may be now.
         """
-        self._handle(data)
+        now = trio.current_time()
+        self._registry.metrics.messages.count(now)
+        if not self._messages.allow(now):
+            self._violate(now)
+        elif self._waiting or isinstance(data, bytes) or not self._registry.pass_on(self.peer, data):
+            self._handle_any(data, now)
         if self._waiting is None or len(self._waiting) < MAX_WAITING:
             return None
         self._room = trio.Event()
         return self._room
 
-    def _handle(self, data: str | bytes) -> None:
-        now = trio.current_time()
-        self._registry.metrics.messages.count(now)
-        if not self._messages.allow(now):
-            self._violate(now)
-            return
-        if not self._waiting and isinstance(data, str) and self._registry.pass_on(self.peer, data):
-            return
+    def _handle_any(self, data: str | bytes, now: float) -> None:
         try:
             message = parse_message(data)
         except SignalingError as error:

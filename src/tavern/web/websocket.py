@@ -196,40 +196,45 @@ class WebSocketTransport:
             self._end("connection lost")
             return
         self.take(data)
-        self._hand_over()
-
-    def _hand_over(self) -> None:
-        """Messages that have come are handled, as long as they are wanted."""
-        try:
-            while self._inbox and self._handle is not None and self._paused is None:
-                event = self._inbox.popleft()
-                if isinstance(event, str | bytes):
-                    self._paused = self._handle(event)
-                else:
-                    self._conclude(event)
-        except Exception as error:  # noqa: BLE001  raised in the connection's own task, which is waiting
-            self._failure = error
-            self._handle = None
-        if self._paused is not None or self._failure is not None:
-            self._attention.set()
 
     def take(self, data: bytes) -> None:
-        """What has come: messages wait to be received, all else is dealt with."""
+        """What has come: messages are handled, or wait until they are wanted; all else is dealt with."""
         events = self._reader.feed(data) if data else ()
         if self._too_many_frames():
             self.close(CLOSE_POLICY_VIOLATION, "too many frames")
             return
         for event in events:
+            if self._ended is not None:
+                return
             if isinstance(event, Ping):
-                if self._ended is None and not self.congested:
+                if not self.congested:
                     self._link.write(frames.encode_pong(event.payload))
             elif isinstance(event, Pong):
                 self._heartbeat.answered(self)
-            elif self._ended is None:
-                # The end as well: what came before it was in order, and is answered.
+            elif self._handle is not None and self._paused is None and not self._inbox:
+                self._give(self._handle, event)
+            else:
                 if self._inbox is None:
                     self._inbox = deque()
                 self._inbox.append(event)
+
+    def _hand_over(self) -> None:
+        """Messages that wait are handled, as long as they are wanted."""
+        while self._inbox and self._handle is not None and self._paused is None:
+            self._give(self._handle, self._inbox.popleft())
+
+    def _give(self, handle: Handle, event: str | bytes | CloseFrame | Violation) -> None:
+        """The next in order: a message, or the end, before which all that came was answered."""
+        try:
+            if isinstance(event, str | bytes):
+                self._paused = handle(event)
+            else:
+                self._conclude(event)
+        except Exception as error:  # noqa: BLE001  raised in the connection's own task, which is waiting
+            self._failure = error
+            self._handle = None
+        if self._paused is not None or self._failure is not None:
+            self._attention.set()
 
     async def wait_close_heard(self) -> None:
         """Returns when the client has answered our close frame, or is gone; what else it sends is discarded.
@@ -247,14 +252,19 @@ class WebSocketTransport:
 
     @property
     def congested(self) -> bool:
-        return self._link.queued_bytes > MAX_QUEUED_BYTES // 2 or self._link.queued > MAX_QUEUED_MESSAGES // 2
+        link = self._link
+        return link.queued_bytes > 0 and (
+            link.queued_bytes > MAX_QUEUED_BYTES // 2 or link.queued > MAX_QUEUED_MESSAGES // 2
+        )
 
     def send(self, message: bytes) -> None:
         if self._ended is not None:
             return
         link = self._link
         # One message always fits, however large: an existing tavern may have thousands of channels.
-        if link.queued and (link.queued >= MAX_QUEUED_MESSAGES or link.queued_bytes + len(message) > MAX_QUEUED_BYTES):
+        if link.queued_bytes and (
+            link.queued >= MAX_QUEUED_MESSAGES or link.queued_bytes + len(message) > MAX_QUEUED_BYTES
+        ):
             link.drop_waiting()  # it would not read that either, and the close frame is heard sooner
             self.close(CLOSE_TRY_AGAIN_LATER, "does not read what it is sent")
             return
