@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Literal
 import attrs
 
 from benchmarks.lacks import Lacking, ServerFailed
-from benchmarks.machine import pinned
+from benchmarks.machine import cpu_s, pinned, resident_bytes
 
 ServerName = Literal["tavern", "node"]
 SERVERS: tuple[ServerName, ...] = ("tavern", "node")
@@ -38,18 +37,14 @@ class Server:
 
     def cpu_s(self) -> float:
         """User and system time so far. The kernel counts it in nanoseconds."""
-        process_clock = (~self.process.pid << 3) | 2  # Linux: how clock_getcpuclockid makes one of a pid
         try:
-            return time.clock_gettime(process_clock)
+            return cpu_s(self.process.pid)
         except OSError:
             raise ServerFailed(f"{self.name} ended while it was measured ({self.process.poll()})") from None
 
     def resident_bytes(self) -> int:
         """Memory of the process that is in RAM."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="utf-8")
-        match = re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)
-        assert match is not None, status
-        return int(match[1]) * 1024
+        return resident_bytes(self.process.pid)
 
 
 def node_version() -> str:
