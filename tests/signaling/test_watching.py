@@ -138,3 +138,14 @@ def test_a_tavern_has_so_many_watchers() -> None:
     watchers.forget(peers[0])
     watchers.watch(peers[-1], "t")
     assert len(watchers.of_tavern("t")) == MAX_WATCHERS
+
+
+async def test_a_crowd_of_watchers_is_told_less_often(autojump_clock: trio.testing.MockClock) -> None:
+    async with open_lab() as lab:
+        tavern = await lab.tavern(lab.connect())
+        crowd = [await watching(lab, tavern) for _ in range(128)]
+        began = trio.current_time()
+        await lab.join(tavern, "a")
+        for watcher in crowd:
+            await watcher.hear("presence-changed")
+        assert trio.current_time() - began == pytest.approx(3 * PRESENCE_INTERVAL_S)

@@ -47,6 +47,8 @@ CLOSE_INTERNAL_ERROR = 1011
 PRESENCE_INTERVAL_S = 0.1
 """Watchers hear of a channel at most so often: who joins and leaves all the time does not flood them."""
 
+_WATCHERS_AT_FULL_RATE = 64
+
 _log = logging.getLogger("tavern.rooms")
 
 
@@ -255,7 +257,9 @@ class Registry:
         if not self.watchers.is_watched(tavern_id) or (tavern_id, channel_id) in self._changed:
             return
         self._changed[tavern_id, channel_id] = None
-        when = trio.current_time() + PRESENCE_INTERVAL_S
+        # The more there are the less often: a crowd of watchers must not make joins and leaves a flood of messages.
+        interval_s = PRESENCE_INTERVAL_S * (1 + len(self.watchers.of_tavern(tavern_id)) // _WATCHERS_AT_FULL_RATE)
+        when = trio.current_time() + interval_s
         self.timers.call_at(when, partial(self._tell_watchers, tavern_id, channel_id))
 
     def _tell_watchers(self, tavern_id: str, channel_id: str) -> None:

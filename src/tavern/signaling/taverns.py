@@ -57,7 +57,7 @@ class Taverns:
         tavern_access = self.access_of(tavern_id)
         if all(channel.id != channel_id for channel in self.store.channels(tavern_id)):
             raise messages.channel_not_found()
-        access.check_enter(tavern_access, key, peer.proven_key, self.address_hash(peer.host))
+        access.check_enter(tavern_access, key, peer.proven_key, self._address_for(tavern_access, peer))
 
     def watch(self, peer: Peer, tavern_id: str) -> dict[str, Any]:
         """The peer is told of all that changes there from now on; the answer says what there is."""
@@ -157,7 +157,9 @@ class Taverns:
         """
         tavern = self._tavern(tavern_id)
         found = self.access_of(tavern_id)
-        hidden = found.locked and not access.may_enter(found, _key(peer), peer.proven_key, self.address_hash(peer.host))
+        hidden = found.locked and not access.may_enter(
+            found, _key(peer), peer.proven_key, self._address_for(found, peer)
+        )
         channels = []
         for record in self.store.channels(tavern_id):
             channel = None if hidden else self.registry.presence.channel(tavern_id, record.id)
@@ -208,10 +210,14 @@ class Taverns:
         return found
 
     def _check_enter(self, found: TavernAccess, peer: Peer) -> None:
-        access.check_enter(found, _key(peer), peer.proven_key, self.address_hash(peer.host))
+        access.check_enter(found, _key(peer), peer.proven_key, self._address_for(found, peer))
 
     def _is_banned(self, found: TavernAccess, peer: Peer) -> bool:
-        return access.is_banned(found, _key(peer), self.address_hash(peer.host))
+        return access.is_banned(found, _key(peer), self._address_for(found, peer))
+
+    def _address_for(self, found: TavernAccess, peer: Peer) -> str:
+        """The hash of the peer's address, where there is anything to compare it with."""
+        return self.address_hash(peer.host) if found.bans else ""
 
 
 def token_hash(token: str) -> str:
