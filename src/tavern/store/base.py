@@ -246,7 +246,7 @@ class Store(Protocol):
         """Raises NoSuchMember as well."""
 
     async def add_ban(self, ban: BanRecord) -> None:
-        """Store a ban; who has the key is no member from then on."""
+        """Store a ban; who has the key is no member from then on. A known id raises `DuplicateId`."""
 
     async def remove_ban(self, tavern_id: str, ban_id: str) -> None:
         """Raises NoSuchBan as well."""

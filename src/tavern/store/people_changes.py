@@ -13,6 +13,7 @@ from tavern.store.base import (
     MAX_MEMBERS,
     MAX_MODERATORS,
     BanRecord,
+    DuplicateId,
     InviteRecord,
     InviteSpent,
     MemberRecord,
@@ -67,6 +68,8 @@ class AddBan:
 
     def reserve(self, index: Index) -> None:
         index.existing(self.ban.tavern_id)
+        if self.ban.id in index.people(self.ban.tavern_id).bans:
+            raise DuplicateId(f"ban {self.ban.id}")
         check_texts(self.ban.public_key, self.ban.display_name, self.ban.address_hash)
         _reserve_place(index, "ban", self.ban.tavern_id, len(index.people(self.ban.tavern_id).bans), MAX_BANS)
 
