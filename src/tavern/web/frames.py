@@ -1,7 +1,7 @@
 """WebSocket frames (RFC 6455 sections 5 and 7), the server's side: bytes in, messages out, and back. Pure.
 
-Why our own: measured per relayed message of 200 bytes, a sans-IO library costs about a third more of the processor than
-the whole of this, and memory for a generator and two buffers per connection. No extension is spoken.
+Why our own: in a bare relay measured before this was written, a sans-IO library took 32 us of processor for a message
+of 200 bytes and a codec by hand 23, where Node's ws took 24. No extension is spoken.
 """
 
 from __future__ import annotations
