@@ -1,8 +1,8 @@
-"""Compiles the relay's native data path for the package, where there is a C compiler. Hatchling runs it in every build.
+"""Compiles the native parts of the package, where there is a C compiler. Hatchling runs it in every build.
 
 The environment decides: `CC`, `CFLAGS` and `LDFLAGS` as everywhere, and `TAVERN_NATIVE`, which is `require` where a
-package without it would be an error, and `off` where none is wanted. As a program, `python hatch_build.py [FILE]`
-compiles into FILE, or into the source directory, where an editable installation has its own.
+package without them would be an error, and `off` where none is wanted. As a program, `python hatch_build.py` compiles
+into the source directories, where an editable installation has its own.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from hatchling.builders.wheel import WheelBuilderConfig
 
-SOURCES = Path("src/tavern/relay/native")
-LIBRARY = "libtavernrelay.so"
+LIBRARIES = (Path("src/tavern/relay/native/libtavernrelay.so"), Path("src/tavern/web/native/libtavernweb.so"))
+"""The relay's data path, and what passes signaling messages on: each of the C files that are beside it."""
 
 FLAGS = shlex.split(
     "-O2 -std=gnu11 -D_GNU_SOURCE -Wall -Wextra -fPIC -shared -pthread -fvisibility=hidden"
@@ -35,7 +35,7 @@ FLAGS = shlex.split(
 PLATFORMS = {(2, 62): "linux_x86_64", (2, 183): "linux_aarch64", (1, 3): "linux_i686"}
 """By an ELF file's class and machine."""
 
-NOT_COMPILED = "Tavern: the relay's native data path is NOT COMPILED"
+NOT_COMPILED = "Tavern: its native parts are NOT COMPILED"
 INSTEAD = "Python does its work"
 
 
@@ -52,14 +52,14 @@ def find_compiler(environment: Mapping[str, str]) -> list[str]:
     raise NotCompiled(f"there is no {named[0]}" if named else "there is no C compiler (gcc and libc6-dev, or CC)")
 
 
-def compile_library(root: Path, output: Path, environment: Mapping[str, str]) -> str:
-    """`output` is the library, of all C files of the checkout at `root`; returns what the compiler said."""
+def compile_library(root: Path, library: Path, output: Path, environment: Mapping[str, str]) -> str:
+    """`output` is this one of LIBRARIES, of the checkout at `root`; returns what the compiler said."""
     if not sys.platform.startswith("linux"):
         raise NotCompiled("it is for Linux")
     compiler = find_compiler(environment)
-    sources = sorted(str(path.relative_to(root)) for path in (root / SOURCES).glob("*.c"))
+    sources = sorted(str(path.relative_to(root)) for path in (root / library.parent).glob("*.c"))
     if not sources:
-        raise NotCompiled(f"there are no C files in {root / SOURCES}")
+        raise NotCompiled(f"there are no C files in {root / library.parent}")
     # Where a running server has the library mapped, it keeps the old one: no file is written over.
     unfinished = output.with_name(f".{output.name}.{os.getpid()}")
     flags = [*FLAGS, *shlex.split(environment.get("CFLAGS", ""))]
@@ -89,19 +89,23 @@ class NativeBuildHook(BuildHookInterface[WheelBuilderConfig]):
         root = Path(self.root)
         self._scratch = tempfile.TemporaryDirectory()
         editable = version == "editable"
-        output = (root / SOURCES if editable else Path(self._scratch.name)) / LIBRARY
+        outputs = {
+            library: (root / library if editable else Path(self._scratch.name) / library.name) for library in LIBRARIES
+        }
         if editable:
-            output.unlink(missing_ok=True)  # an old one would go on being used where none is compiled now
-        if self._compile(root, output) and not editable:
-            build_data["force_include"][str(output)] = str(SOURCES.relative_to("src") / LIBRARY)
+            for output in outputs.values():
+                output.unlink(missing_ok=True)  # an old one would go on being used where none is compiled now
+        if self._compile(root, outputs) and not editable:
+            for library, output in outputs.items():
+                build_data["force_include"][str(output)] = str(library.relative_to("src"))
             build_data["pure_python"] = False
-            build_data["tag"] = f"py3-none-{platform_of(output)}"
+            build_data["tag"] = f"py3-none-{platform_of(outputs[LIBRARIES[0]])}"
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:  # noqa: ARG002
         self._scratch.cleanup()
 
-    def _compile(self, root: Path, output: Path) -> bool:
-        """Whether there is a library now. Ends the build where one is required and there is none."""
+    def _compile(self, root: Path, outputs: Mapping[Path, Path]) -> bool:
+        """Whether there are all libraries now. Ends the build where they are required and are not there."""
         wanted = os.environ.get("TAVERN_NATIVE", "")
         if wanted not in {"", "off", "require"}:
             raise SystemExit(f"TAVERN_NATIVE is {wanted!r}: it can be off, require, or empty")
@@ -109,21 +113,23 @@ class NativeBuildHook(BuildHookInterface[WheelBuilderConfig]):
             self.app.display_info(f"{NOT_COMPILED}, {INSTEAD}: TAVERN_NATIVE=off")
             return False
         try:
-            said = compile_library(root, output, os.environ)
+            said = [compile_library(root, library, output, os.environ) for library, output in outputs.items()]
         except NotCompiled as error:
+            for output in outputs.values():
+                output.unlink(missing_ok=True)
             if wanted == "require":
                 raise SystemExit(f"{NOT_COMPILED}, and TAVERN_NATIVE=require: {error}") from error
             self.app.display_warning(f"{NOT_COMPILED}, {INSTEAD}: {error}")
             return False
-        if said:
-            self.app.display_warning(said)
+        for text in filter(None, said):
+            self.app.display_warning(text)
         return True
 
 
 if __name__ == "__main__":
     here = Path(__file__).resolve().parent
-    target = Path(sys.argv[1]).absolute() if len(sys.argv) > 1 else here / SOURCES / LIBRARY
     try:
-        sys.stderr.write(compile_library(here, target, os.environ))
+        for one in LIBRARIES:
+            sys.stderr.write(compile_library(here, one, here / one, os.environ))
     except NotCompiled as failure:
         sys.exit(str(failure))

@@ -1,4 +1,4 @@
-"""The relay's native data path in the package: compiled by every kind of build where it can be, left out where not."""
+"""The native libraries in the package: compiled by every kind of build where it can be, left out where not."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hatch_build import FLAGS, LIBRARY, SOURCES, NotCompiled, compile_library, find_compiler, platform_of
+from hatch_build import FLAGS, LIBRARIES, NotCompiled, compile_library, find_compiler, platform_of
 
 from tests.prerequisites import program
 
 REPOSITORY = Path(__file__).parents[1]
-INSTALLED = SOURCES.relative_to("src") / LIBRARY
+INSTALLED = [library.relative_to("src") for library in LIBRARIES]
 NO_ISOLATION = ("--no-build-isolation", "--no-deps", "--no-index")
 
 NOT_OURS = {"CC", "CFLAGS", "LDFLAGS", "TAVERN_NATIVE", "PYTHONPATH"}
@@ -63,7 +63,8 @@ def checkout(tmp_path: Path) -> Path:
     shutil.copytree(REPOSITORY / "src", target / "src", ignore=unwanted)
     for name in ("pyproject.toml", "hatch_build.py", "README.md", "CHANGELOG.md", ".gitignore"):
         shutil.copy2(REPOSITORY / name, target / name)
-    (target / SOURCES / LIBRARY).write_bytes(b"old")
+    for library in LIBRARIES:
+        (target / library).write_bytes(b"old")
     return target
 
 
@@ -108,9 +109,11 @@ def load(python: Path | str, library: Path, **environment: str) -> None:
 def test_pip_compiles_it(checkout: Path, tmp_path: Path) -> None:
     code, said = pip_install(checkout, tmp_path / "target", TAVERN_NATIVE="require")
     assert code == 0, said
-    load(sys.executable, tmp_path / "target" / INSTALLED)
+    for library in INSTALLED:
+        load(sys.executable, tmp_path / "target" / library)
     assert not [*(tmp_path / "target").rglob("*.c"), *(tmp_path / "target").rglob("*.h")]
-    assert (checkout / SOURCES / LIBRARY).read_bytes() == b"old"  # the checkout is not touched
+    for library in LIBRARIES:
+        assert (checkout / library).read_bytes() == b"old"  # the checkout is not touched
 
 
 @pytest.mark.parametrize("why", ["no compiler", "no such compiler", "broken", "off"])
@@ -127,7 +130,7 @@ def test_without_it_the_package_is_pure_and_the_build_says_why(
     assert code == 0, said
     assert f"NOT COMPILED, Python does its work: {words}\n" in said
     assert ("what is this?" in said) == (why == "broken")
-    assert not (tmp_path / "target" / INSTALLED).exists()
+    assert not any((tmp_path / "target" / library).exists() for library in INSTALLED)
     [about] = (tmp_path / "target").glob("tavern-*.dist-info/WHEEL")
     assert "Tag: py3-none-any\n" in about.read_text()
     assert "Root-Is-Purelib: true\n" in about.read_text()
@@ -139,7 +142,7 @@ def test_where_it_is_required_the_build_ends(
 ) -> None:
     environment = {"no compiler": {"PATH": nothing}, "broken": {"CC": broken}, "no sources": {}}[why]
     if why == "no sources":
-        shutil.rmtree(checkout / SOURCES)
+        shutil.rmtree(checkout / LIBRARIES[1].parent)
     code, said = pip_install(checkout, tmp_path / "target", TAVERN_NATIVE="require", **environment)
     assert code != 0
     assert "NOT COMPILED, and TAVERN_NATIVE=require: there " in said or "what is this?" in said
@@ -161,21 +164,24 @@ def test_the_wheel_of_the_sdist_is_for_this_kind_of_machine_and_needs_no_compile
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"hatch_build.py", ".gitignore"} <= names
-    assert {str(path.relative_to(checkout)) for path in (checkout / SOURCES).glob("*.[ch]")} <= names
-    assert str(SOURCES / LIBRARY) not in names
+    for library in LIBRARIES:
+        assert {str(path.relative_to(checkout)) for path in (checkout / library.parent).glob("*.[ch]")} <= names
+        assert str(library) not in names
     assert wheel.name.endswith(f"-py3-none-{platform_of(Path(sys.executable).resolve())}.whl")
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     must_run(python, "-m", "pip", "install", "--no-deps", "--no-index", wheel, PATH=nothing)
     [packages] = (tmp_path / "venv").glob("lib/python*/site-packages")
-    load(python, packages / INSTALLED, PATH=nothing)
+    for library in INSTALLED:
+        load(python, packages / library, PATH=nothing)
 
 
-def test_two_builds_are_the_same_wherever_the_checkout_is(checkout: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("library", LIBRARIES, ids=str)
+def test_two_builds_are_the_same_wherever_the_checkout_is(checkout: Path, tmp_path: Path, library: Path) -> None:
     one, two = tmp_path / "one.so", tmp_path / "elsewhere" / "two.so"
     shutil.copytree(checkout, tmp_path / "elsewhere")
-    compile_library(checkout, one, ENVIRONMENT)
-    compile_library(tmp_path / "elsewhere", two, ENVIRONMENT)
+    compile_library(checkout, library, one, ENVIRONMENT)
+    compile_library(tmp_path / "elsewhere", library, two, ENVIRONMENT)
     assert one.read_bytes() == two.read_bytes()
 
 
@@ -184,7 +190,8 @@ def test_an_editable_installation_in_isolation_has_it_beside_the_source(checkout
     python = tmp_path / "venv" / "bin" / "python"
     install = (python, "-m", "pip", "install", "--no-deps", "-e", checkout)
     must_run(*install, TAVERN_NATIVE="require")
-    load(python, checkout / SOURCES / LIBRARY)
+    for library in LIBRARIES:
+        load(python, checkout / library)
     found = must_run(python, "-c", "import tavern; print(tavern.__path__[0])")
     assert Path(found.strip()) == checkout / "src" / "tavern"
 
@@ -195,7 +202,7 @@ def test_an_editable_wheel_without_it_takes_the_old_one_away(checkout: Path, tmp
     )
     said = must_run(sys.executable, "-c", script, checkout, tmp_path, TAVERN_NATIVE="off")
     assert said.endswith("-py3-none-any.whl\n")
-    assert not (checkout / SOURCES / LIBRARY).exists()
+    assert not any((checkout / library).exists() for library in LIBRARIES)
 
 
 def test_a_cross_compiler_makes_the_other_machines_wheel(checkout: Path, tmp_path: Path) -> None:
@@ -204,25 +211,26 @@ def test_a_cross_compiler_makes_the_other_machines_wheel(checkout: Path, tmp_pat
     wheel = build(checkout, tmp_path / "dist", TAVERN_NATIVE="require", CC=cross)
     assert wheel.name.endswith("-py3-none-linux_aarch64.whl")
     with zipfile.ZipFile(wheel) as archive:
-        library = archive.extract(str(INSTALLED), tmp_path)
+        libraries = [archive.extract(str(library), tmp_path) for library in INSTALLED]
     (tmp_path / "loader.c").write_text(LOADER)
     must_run(cross, tmp_path / "loader.c", "-o", tmp_path / "loader")
-    must_run(qemu, "-L", "/usr/aarch64-linux-gnu", tmp_path / "loader", library)
+    for library in libraries:
+        must_run(qemu, "-L", "/usr/aarch64-linux-gnu", tmp_path / "loader", library)
 
 
 def test_it_compiles_without_a_warning(checkout: Path, tmp_path: Path) -> None:
     for compiler in filter(shutil.which, ("gcc", "clang", "aarch64-linux-gnu-gcc")):
         environment = {**ENVIRONMENT, "CC": compiler, "CFLAGS": "-Werror"}
-        assert compile_library(checkout, tmp_path / "library.so", environment) == ""
+        for library in LIBRARIES:
+            assert compile_library(checkout, library, tmp_path / "library.so", environment) == ""
 
 
-def test_as_a_program_it_compiles_for_the_checkout_or_into_a_file(checkout: Path, tmp_path: Path, broken: str) -> None:
-    must_run(sys.executable, checkout / "hatch_build.py")
-    load(sys.executable, checkout / SOURCES / LIBRARY)
-    assert not list((checkout / SOURCES).glob(".*"))  # what was unfinished
-    must_run(sys.executable, checkout / "hatch_build.py", tmp_path / "debug.so", CFLAGS="-O0 -g -U_FORTIFY_SOURCE")
-    load(sys.executable, tmp_path / "debug.so")
-    code, said = run(sys.executable, checkout / "hatch_build.py", tmp_path / "none.so", CC=broken)
+def test_as_a_program_it_compiles_for_the_checkout(checkout: Path, tmp_path: Path, broken: str) -> None:
+    must_run(sys.executable, checkout / "hatch_build.py", CFLAGS="-O0 -g -U_FORTIFY_SOURCE")
+    for library in LIBRARIES:
+        load(sys.executable, checkout / library)
+        assert not list((checkout / library.parent).glob(".*"))  # what was unfinished
+    code, said = run(sys.executable, checkout / "hatch_build.py", CC=broken)
     assert code == 1
     assert said.startswith("the C compiler failed\n")
 
@@ -233,9 +241,9 @@ def test_the_environments_flags_come_after_ours(checkout: Path, tmp_path: Path) 
     recorder.chmod(0o755)
     environment = {"CC": f"{recorder} -m64", "CFLAGS": "-O3 '-DA=a b'", "LDFLAGS": "-lm", "PATH": os.defpath}
     with pytest.raises(NotCompiled, match="the C compiler failed"):
-        compile_library(checkout, tmp_path / "library.so", environment)
+        compile_library(checkout, LIBRARIES[0], tmp_path / "library.so", environment)
     command = (tmp_path / "command").read_text()
-    assert command.startswith(f"-m64 {' '.join(FLAGS)} -O3 -DA=a b {SOURCES}/")
+    assert command.startswith(f"-m64 {' '.join(FLAGS)} -O3 -DA=a b {LIBRARIES[0].parent}/")
     assert command.endswith(" -lm\n")
 
 
