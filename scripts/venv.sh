@@ -96,7 +96,7 @@ c_compiler() {
     return 0
 }
 
-# has_native DIRECTORY: whether the package in this virtual environment has the compiled data path.
+# has_native DIRECTORY: whether the package in this virtual environment has its compiled parts, which come together.
 has_native() {
     set -- "$1"/lib/python*/site-packages/tavern/relay/native/libtavernrelay.so
     [ -e "$1" ]

@@ -1,4 +1,4 @@
-"""The compiled data path under AddressSanitizer and UndefinedBehaviorSanitizer: fuzzed, and on real sockets.
+"""The compiled libraries under AddressSanitizer and UndefinedBehaviorSanitizer: fuzzed, and on real sockets.
 
 What they find ends the process that runs these tests, with their report.
 """
@@ -24,15 +24,16 @@ FLAGS = "-g -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fn
 
 @pytest.fixture(scope="module")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the package with a data path that was compiled so."""
+    """A copy of the package with libraries that were compiled so."""
     native_or_skip()
     source = tmp_path_factory.mktemp("sanitized")
     shutil.copytree(
         Path(tavern.__file__).parent, source / "tavern", ignore=shutil.ignore_patterns("*.so", "__pycache__")
     )
-    library = source / "tavern" / "relay" / "native" / hatch_build.LIBRARY
     # The sanitizers' own library defines what is left undefined here.
-    hatch_build.compile_library(ROOT, library, {**os.environ, "CFLAGS": FLAGS, "LDFLAGS": "-Wl,-z,undefs"})
+    environment = {**os.environ, "CFLAGS": FLAGS, "LDFLAGS": "-Wl,-z,undefs"}
+    for library in hatch_build.LIBRARIES:
+        hatch_build.compile_library(ROOT, library, source / library.relative_to("src"), environment)
     return source
 
 
@@ -52,8 +53,9 @@ def preloaded() -> str:
         ["tests/fuzz/test_targets.py"],
         ["tests/turn/test_forwarding.py", "tests/turn/test_shared_flows.py", "tests/turn/test_metering.py"],
         ["tests/relay", "-k", "native and not python and (relay.py or shared_ports or bursts or data_path or icmp.py)"],
+        ["tests/web/test_native_poller.py", "tests/web/test_websocket.py"],
     ],
-    ids=["fuzz", "decisions", "sockets"],
+    ids=["fuzz", "decisions", "sockets", "signaling"],
 )
 @pytest.mark.timeout(240)
 def test_nothing_is_found(sanitized: Path, selection: list[str]) -> None:

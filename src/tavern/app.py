@@ -41,6 +41,9 @@ from tavern.turn.budget import GB
 from tavern.turn.shared_ports import SharedPortsMode
 from tavern.web.asgi import Health, make_app
 from tavern.web.door import Door
+from tavern.web.native.library import NoNativePoller
+from tavern.web.native.poller import NativePoller
+from tavern.web.poller import Poller, PythonPoller
 from tavern.web.websocket import WebSocketLimits
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -232,6 +235,7 @@ class _Server:
             max_per_source=settings.max_connections_per_address,
             domain=settings.domain,
             origins=settings.origins,
+            poller=_choose_poller(settings, self.registry),
             tls=decisions.certificate.context if decisions.certificate else None,
         )
 
@@ -268,6 +272,18 @@ class _Server:
             "bytesToClients": statistics.bytes_to_clients,
             "dropped": statistics.drops,
         }
+
+
+def _choose_poller(settings: Settings, registry: Registry) -> Poller:
+    """The compiled one where there is one, and nobody asked for Python."""
+    if settings.turn_data_path != "python":
+        try:
+            return NativePoller(registry)
+        except NoNativePoller as error:
+            if settings.turn_data_path == "native":
+                raise StartupError(f"TAVERN_TURN_DATA_PATH=native: messages cannot be passed on so: {error}") from error
+            log_event(_log, logging.INFO, "signaling-not-compiled", reason=error)
+    return PythonPoller()
 
 
 def _relay_config(settings: Settings, decisions: Decisions) -> RelayConfig:

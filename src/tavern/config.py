@@ -150,7 +150,7 @@ class Settings:
         "TAVERN_TURN_DATA_PATH",
         "auto",
         values.one_of("auto", "native", "python"),
-        "what moves the relay's packets: native, where it was compiled, else python",
+        "what moves packets and passes messages on: native, where it was compiled, else python",
     )
     log_level: LogLevel = _setting(
         "TAVERN_LOG_LEVEL",

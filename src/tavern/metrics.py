@@ -16,11 +16,11 @@ class MessageRate:
     _counts: list[int] = attrs.field(factory=lambda: [0] * _WINDOW_S, init=False)
     _second: int = attrs.field(default=0, init=False)
 
-    def count(self, now: float) -> None:
+    def count(self, now: float, events: int = 1) -> None:
         second = int(now)
         if second != self._second:
             self._advance(second)
-        self._counts[second % _WINDOW_S] += 1
+        self._counts[second % _WINDOW_S] += events
 
     def per_second(self, now: float) -> float:
         self._advance(int(now))

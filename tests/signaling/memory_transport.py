@@ -7,7 +7,8 @@ from typing import Any, NoReturn
 
 import trio
 
-from tavern.signaling.transport import ConnectionEnded, Handle
+from tavern.signaling.limits import Limit, WindowLimit
+from tavern.signaling.transport import ConnectionEnded, Handle, Membership
 
 
 class MemoryTransport:
@@ -32,6 +33,18 @@ class MemoryTransport:
                 raise ConnectionEnded("closed") from None
             if (wait := handle(message)) is not None:
                 await wait.wait()
+
+    def message_limit(self, per_s: int) -> Limit:
+        return WindowLimit(per_s, window_s=1.0)
+
+    def set_membership(self, membership: Membership | None) -> None:
+        """It passes nothing on by itself."""
+
+    def hold(self) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
 
     def send(self, message: bytes) -> None:
         if self.closed is None:

@@ -33,14 +33,15 @@ def announced_addresses(content: bytes) -> frozenset[IPAddress]:
     for count, match in enumerate(_CANDIDATE.finditer(content)):
         if count == _MAX_CANDIDATES:
             break
-        address = _read_address(match[1])
+        address = read_address(match[1])
         if address is not None:
             addresses.add(address)
     return frozenset(addresses)
 
 
 @lru_cache(maxsize=4096)  # the same few again and again, in each of a client's candidates
-def _read_address(text: bytes) -> IPAddress | None:
+def read_address(text: bytes) -> IPAddress | None:
+    """The address that a candidate has here, if it is one."""
     try:
         return unmapped(ip_address(text.decode()))
     except ValueError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import OrderedDict
+from typing import Protocol
 
 import attrs
 
@@ -12,6 +13,13 @@ MAX_VIOLATIONS = 3
 
 VIOLATION_MEMORY_S = 60.0
 """Violations older than this are forgiven: a long call on a bad network is not a flood."""
+
+
+class Limit(Protocol):
+    """So many events."""
+
+    def allow(self, now: float) -> bool:
+        """Whether one more event fits now; it is counted if so."""
 
 
 @attrs.define(eq=False)

@@ -21,6 +21,7 @@ from tavern.signaling.rooms import (
     LegacyRoom,
     Moved,
     Peer,
+    Readdressed,
     Room,
     RoomEmptied,
     RoomKind,
@@ -224,7 +225,7 @@ class Presence:
         members = [(place.address(member), member) for member in place.members.values()]
         place.members.clear()
         place.members.update(members)
-        return self._identity_updated(peer, known_as)
+        return [Readdressed(peer), *self._identity_updated(peer, known_as)]
 
     def prove(self, peer: Peer, key: str) -> Effects:
         """`peer` has proven to hold this key. Raises SignalingError (`identity-fixed`) where it goes by another one."""

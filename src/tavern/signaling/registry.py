@@ -16,10 +16,10 @@ from tavern.errors import RemoteError
 from tavern.logs import log_event
 from tavern.metrics import Metrics
 from tavern.signaling import messages
-from tavern.signaling.candidates import announced_addresses
+from tavern.signaling.candidates import announced_addresses, read_address
 from tavern.signaling.observer import SessionObserver
 from tavern.signaling.presence import Presence
-from tavern.signaling.relaying import pass_on, relay
+from tavern.signaling.relaying import membership, pass_on, relay
 from tavern.signaling.requests import Relayed
 from tavern.signaling.rooms import (
     Changed,
@@ -31,6 +31,7 @@ from tavern.signaling.rooms import (
     LegacyRoom,
     Moved,
     Peer,
+    Readdressed,
     Room,
     RoomEmptied,
     RoomOpened,
@@ -183,6 +184,17 @@ class Registry:
             self._fail(peer.place.room if peer.place else None, error)
         return True
 
+    def passed_on(self, count: int) -> None:
+        """See `transport.PassingObserver`."""
+        self.metrics.messages.count(trio.current_time(), count)
+
+    def address_announced(self, sender: object, receiver: object, address: bytes) -> None:
+        """See `transport.PassingObserver`."""
+        assert isinstance(sender, Peer)
+        assert isinstance(receiver, Peer)
+        if (announced := read_address(address)) is not None:
+            self.observer.addresses_announced(sender.peer_id, (receiver.peer_id,), frozenset({announced}))
+
     def send(self, peers: Iterable[Peer], message: Mapping[str, Any]) -> None:
         """Outside of any room's wall: what is sent has been decided."""
         self._execute(Deliver(tuple(peers), message))
@@ -241,7 +253,10 @@ class Registry:
             case Moved(peer=peer, place=place):
                 if self._admitted.get(peer):
                     self.observer.session_moved(peer.peer_id, place and _group(place))
+                peer.outlet.set_membership(membership(peer))
                 self.on_moved(peer)
+            case Readdressed(peer=peer):
+                peer.outlet.set_membership(membership(peer))
             case Changed(tavern_id=tavern_id, channel_id=channel_id):
                 self._note_changed(tavern_id, channel_id)
             case RoomOpened(room=room):

@@ -7,6 +7,7 @@ import msgspec
 from tavern.signaling import messages
 from tavern.signaling.requests import RELAYED, Relayed, read_members
 from tavern.signaling.rooms import Channel, Deliver, Peer
+from tavern.signaling.transport import Membership
 
 _CONTENT = {f'"{kind}"'.encode(): content for kind, content in RELAYED.items()}
 
@@ -31,6 +32,15 @@ def relay(peer: Peer, message: Relayed) -> Deliver:
     else:
         recipients = tuple(member for member in place.members.values() if member is not peer)
     return Deliver(recipients, {"type": message.type, "from": place.address(peer), **message.passed_on})
+
+
+def membership(peer: Peer) -> Membership | None:
+    """What the peer's transport has to know to do what `pass_on` does; None where that is nothing."""
+    place = peer.place
+    if not isinstance(place, Channel):
+        return None
+    raw_address = msgspec.json.encode(place.address(peer))
+    return Membership(peer, place, place.raw_tavern_id, place.raw_channel_id, raw_address)
 
 
 def pass_on(peer: Peer, data: str) -> tuple[Peer, bytes, bytes] | None:

@@ -15,10 +15,11 @@ from tavern.signaling import messages
 from tavern.signaling.ice import iso_utc
 from tavern.signaling.presence import CLOSE_NORMAL, others_in_channel
 from tavern.signaling.registry import Registry
+from tavern.signaling.relaying import membership
 from tavern.signaling.resume_tokens import ResumeClaims, ResumeTokens, SpentTokens
 from tavern.signaling.rooms import Channel, Peer
 from tavern.signaling.timers import Timer
-from tavern.signaling.transport import Transport
+from tavern.signaling.transport import Membership, Transport
 
 ABSENCE_S = 15.0
 """So long a place is kept. The relay keeps what belongs to a lost session as long."""
@@ -63,6 +64,9 @@ class Mailbox:
             self.close(0, "")
         else:
             self.kept.append(message)
+
+    def set_membership(self, membership: Membership | None) -> None:
+        """See `Transport`: nothing comes from it."""
 
     def close(self, _code: int, _reason: str) -> None:
         if not self._closed:
@@ -191,6 +195,7 @@ class Resumptions:
         self._send_token(resumable)
         for message in kept:
             transport.send(message)
+        transport.set_membership(membership(peer))
 
     def _claims_of_former_run(self, claims: ResumeClaims) -> ResumeClaims:
         now = trio.current_time()

@@ -126,6 +126,13 @@ class Moved:
 
 
 @attrs.frozen(eq=False)
+class Readdressed:
+    """The others in its place know the peer by another address from now on."""
+
+    peer: Peer
+
+
+@attrs.frozen(eq=False)
 class Changed:
     """Who is in this channel, or what they are called, is not what it was."""
 
@@ -143,7 +150,7 @@ class RoomEmptied:
     room: Room
 
 
-Effect = Deliver | Close | Moved | Changed | RoomOpened | RoomEmptied
+Effect = Deliver | Close | Moved | Readdressed | Changed | RoomOpened | RoomEmptied
 Effects = list[Effect]
 
 

@@ -17,7 +17,7 @@ from tavern.logs import TRACE, log_event
 from tavern.signaling import messages
 from tavern.signaling.entry import ENTRY_S, Entry, Rules
 from tavern.signaling.ice import REFRESH_MARGIN_S, TURN_CREDENTIAL_LIFETIME_S
-from tavern.signaling.limits import AddressLimit, Violations, WindowLimit
+from tavern.signaling.limits import AddressLimit, Violations
 from tavern.signaling.management import Management
 from tavern.signaling.messages import Identity, SignalingError
 from tavern.signaling.registry import CLOSE_INTERNAL_ERROR, CLOSE_POLICY_VIOLATION, Registry, RoomFailed
@@ -134,7 +134,7 @@ class Session:
         self._waiting: deque[Message] | None = None
         """Made when first needed: most connections store nothing, and there may be thousands."""
         self._room: trio.Event | None = None
-        self._messages = WindowLimit(signaling.rate_messages, window_s=1.0)
+        self._messages = transport.message_limit(signaling.rate_messages)
         self._violations: Violations | None = None
         self._ice_timer: Timer | None = None
         self._entry_timer: Timer | None = None
@@ -185,6 +185,7 @@ class Session:
             if self._waiting is None:
                 self._waiting = deque()
             self._waiting.append(message)
+            self._transport.hold()
             self._registry.start(self._work, "session's work")
         else:
             self._answer(message)
@@ -217,6 +218,7 @@ class Session:
                 self._waiting.popleft()
                 if self._room is not None:
                     self._room.set()
+            self._transport.release()
         except Exception:  # noqa: BLE001  the wall
             _log.exception("storing for a session failed")
             self._registry.metrics.failures["connection"] += 1

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import NoReturn, Protocol
 
+import attrs
+
 from tavern.errors import RemoteError
+from tavern.signaling.limits import Limit
 
 
 class ConnectionEnded(RemoteError):
@@ -20,6 +23,33 @@ class Waits(Protocol):
 
 Handle = Callable[[str | bytes], Waits | None]
 """Deals with one message at once. What is to be waited for: nothing more is delivered, nor read, until then."""
+
+
+@attrs.frozen(eq=False)
+class Membership:
+    """What a transport has to know to pass its client's messages on to others in the same channel by itself.
+
+    Raw is what stands in JSON, as bytes, strings in their quotes.
+    """
+
+    member: object
+    """Who it is; opaque."""
+    group: Hashable
+    """The channel; opaque. All members of it name the same one, and the same ids."""
+    raw_tavern_id: bytes
+    raw_channel_id: bytes
+    raw_address: bytes
+    """What `from` and `target` name it by. No other member of the group has it."""
+
+
+class PassingObserver(Protocol):
+    """Is told of what transports did by themselves, before anything else is done."""
+
+    def passed_on(self, count: int) -> None:
+        """So many messages were passed on."""
+
+    def address_announced(self, sender: object, receiver: object, address: bytes) -> None:
+        """The sender told the receiver, both of them members, of a candidate with this address (any text)."""
 
 
 class Transport(Protocol):
@@ -54,6 +84,21 @@ class Transport(Protocol):
 
         What `handle` raises is raised here, and nothing more is delivered. Cancelling loses nothing that was not read.
         """
+
+    def message_limit(self, per_s: int) -> Limit:
+        """The limit of this client's messages: what is passed on without `handle` counts as well. To be asked once."""
+
+    def set_membership(self, membership: Membership | None) -> None:
+        """From now on a transport that can may itself pass on what `relaying.pass_on` would; None: nothing.
+
+        Such messages are not delivered. Until it has one it passes nothing on.
+        """
+
+    def hold(self) -> None:
+        """All messages are delivered: what was delivered before is not done with."""
+
+    def release(self) -> None:
+        """After `hold`: what comes next may be passed on again."""
 
     def send(self, message: bytes) -> None:
         """Queue UTF-8 JSON as a text frame and return at once; after a close it is dropped.

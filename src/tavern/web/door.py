@@ -27,7 +27,7 @@ from tavern.turn.five_tuple import FiveTuple, Transport
 from tavern.web.heads import MAX_HEAD_BYTES, Head, Refused, answer, check_upgrade, read_first, read_head
 from tavern.web.heartbeat import Heartbeat
 from tavern.web.origins import is_allowed
-from tavern.web.poller import Poller
+from tavern.web.poller import Poller, PythonPoller
 from tavern.web.proxies import client_host, is_trusted, names_a_proxy
 from tavern.web.streams import AnyStream, LentStream, close_after_reading, tcp_socket
 from tavern.web.websocket import Origin, Serve, WebSocketLimits, serve_websocket
@@ -81,6 +81,8 @@ class Door:
     domain: str = "localhost"
     origins: tuple[str, ...] = ()
     """Web pages that may open a WebSocket here, besides the server's own and the desktop apps; none: all may."""
+    poller: Poller = attrs.field(factory=PythonPoller)
+    """Reads from all WebSockets; the door runs it."""
     tls: Callable[[], ssl.SSLContext] | None = None
     """For the next handshake. With it HTTP and WebSocket are served over TLS only."""
     head_timeout_s: float = HEAD_TIMEOUT_S
@@ -90,7 +92,6 @@ class Door:
     _by_client: Counter[str] = attrs.field(factory=Counter, init=False)
     """Open WebSockets by source_key of who is behind them, also behind a proxy."""
     _heartbeat: Heartbeat = attrs.field(init=False)
-    _poller: Poller = attrs.field(factory=Poller, init=False)
     _nursery: trio.Nursery | None = attrs.field(default=None, init=False)
     _http: set[LentStream] = attrs.field(factory=set, init=False)
     _websockets: int = attrs.field(default=0, init=False)
@@ -111,7 +112,7 @@ class Door:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._heartbeat.run)
-            nursery.start_soon(self._poller.run)
+            nursery.start_soon(self.poller.run)
             task_status.started()
             await trio.sleep_forever()
 
@@ -261,7 +262,7 @@ class Door:
                 ),
                 limits=self.limits,
                 heartbeat=self._heartbeat,
-                poller=self._poller,
+                poller=self.poller,
                 start=self._start,
             )
         finally:

@@ -99,6 +99,11 @@ class FrameReader:
         self.frames = 0
         """Frames of all kinds that have begun so far."""
 
+    @property
+    def between_messages(self) -> bool:
+        """Whether what comes next begins a message, or any other frame."""
+        return self._partial is None and not self._beginning
+
     def feed(self, data: bytes) -> Sequence[Event]:
         """What has come with `data`, in order. After a CloseFrame or a Violation nothing more is read."""
         events: list[Event] = []

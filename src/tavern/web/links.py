@@ -14,22 +14,24 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from tavern.web.poller import Poller
-
-READ_BYTES = 16 * 1024
-"""At most some 2,700 frames at once, a few ms of work, before other connections have their turn."""
+from tavern.web.poller import READ_BYTES, PassesNothingOn, Poller, Receive, Watched
 
 _log = logging.getLogger("tavern.web")
 
-Receive = Callable[[bytes], None]
 Start = Callable[[Callable[[], Awaitable[None]]], None]
 """Runs an async function in a task that outlives the caller's."""
+
+
+_NOTHING_PASSED_ON = PassesNothingOn()
 
 
 class Link(ABC):
     """A connection's bytes. Used from the trio thread; the door closes the stream below, after `detach`."""
 
-    __slots__ = ("_flushed", "_queue", "_start", "_under_way", "_writing", "broken", "queued_bytes")
+    __slots__ = ("_flushed", "_queue", "_start", "_under_way", "_writing", "broken", "passing", "queued_bytes")
+
+    passing: PassesNothingOn | Watched
+    """How what comes may be passed on without being read here."""
 
     def __init__(self, start: Start) -> None:
         self._start = start
@@ -100,6 +102,7 @@ class Link(ABC):
         self.queued_bytes += len(data)
         if not self._writing:
             self._writing = True
+            self.passing.block()
             self._start(self._write_queued)
 
     async def _write_queued(self) -> None:
@@ -112,6 +115,8 @@ class Link(ABC):
             self.abort()
         finally:
             self._writing = False
+            if not self.broken:
+                self.passing.unblock()
             self._note_flushed()
 
     @abstractmethod
@@ -126,12 +131,14 @@ class Link(ABC):
 class SocketLink(Link):
     """Plain TCP."""
 
-    __slots__ = ("_descriptor", "_poller", "_receive", "_until")
+    __slots__ = ("_descriptor", "_receive", "_until")
+
+    passing: Watched
 
     def __init__(self, tcp: trio.socket.SocketType, start: Start, poller: Poller) -> None:
         super().__init__(start)
         self._descriptor = tcp.fileno()
-        self._poller = poller
+        self.passing = poller.watch(self._descriptor, self)
         self._receive: Receive | None = None
         self._until: trio.Event | None = None
 
@@ -152,27 +159,20 @@ class SocketLink(Link):
             await trio.lowlevel.checkpoint()
             return
         self._receive, self._until = receive, until
-        self._poller.add(self._descriptor, self._read_some)
+        self.passing.listen(self._received)
         try:
             await until.wait()
         finally:
-            self._poller.remove(self._descriptor)
+            self.passing.unlisten()
             self._receive = self._until = None
 
-    def _read_some(self) -> None:
-        """What the poller calls."""
+    def _received(self, data: bytes) -> None:
         receive, until = self._receive, self._until
-        if receive is None or until is None or until.is_set():
-            # Its task is about to stop listening: what is there must not be asked for again and again until then.
-            self._poller.remove(self._descriptor)
-            return
-        try:
-            data = os.read(self._descriptor, READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        receive(data)
+        if receive is not None and until is not None:
+            receive(data)
+            if until.is_set():
+                # Its task is about to stop listening: what is there must not be asked for again until then.
+                self.passing.unlisten()
 
     def write(self, data: bytes) -> None:
         if self.broken or self._descriptor < 0:
@@ -191,8 +191,15 @@ class SocketLink(Link):
             self._under_way = sent > 0
         self._enqueue(data)
 
+    def write_rest(self, data: bytes, *, under_way: bool) -> None:
+        """See `poller.Unsent`: nothing waits."""
+        if not self.broken and self._descriptor >= 0:
+            self._under_way = under_way
+            self._enqueue(data)
+
     def detach(self) -> None:
         """From now on the descriptor's number may be somebody else's."""
+        self.passing.close()
         if self._writing and self._descriptor >= 0:
             trio.lowlevel.notify_closing(self._descriptor)
         self._descriptor = -1
@@ -226,6 +233,7 @@ class TlsLink(Link):
 
     def __init__(self, stream: trio.SSLStream[trio.SocketStream], start: Start) -> None:
         super().__init__(start)
+        self.passing = _NOTHING_PASSED_ON
         self._stream: trio.SSLStream[trio.SocketStream] | None = stream
 
     async def read(self) -> bytes:

@@ -13,9 +13,10 @@ import attrs
 import trio
 
 from tavern.logs import log_event
+from tavern.signaling.limits import Limit
 from tavern.signaling.messages import MAX_MESSAGE_BYTES
 from tavern.signaling.registry import CLOSE_INTERNAL_ERROR, CLOSE_POLICY_VIOLATION
-from tavern.signaling.transport import ConnectionEnded, Handle, Transport, Waits
+from tavern.signaling.transport import ConnectionEnded, Handle, Membership, Transport, Waits
 from tavern.web import frames
 from tavern.web.frames import CloseFrame, FrameReader, Ping, Pong, Violation
 from tavern.web.heartbeat import Heartbeat
@@ -125,6 +126,7 @@ class WebSocketTransport:
         "_frames_before",
         "_handle",
         "_heartbeat",
+        "_held",
         "_inbox",
         "_limits",
         "_link",
@@ -148,6 +150,7 @@ class WebSocketTransport:
         """What is over when more messages are wanted."""
         self._attention = trio.Event()
         """Set when the connection's own task has something to do: it is over, or paused."""
+        self._held = False
         self._failure: Exception | None = None
         self._ended: str | None = None
         self._second = 0.0
@@ -217,11 +220,24 @@ class WebSocketTransport:
                 if self._inbox is None:
                     self._inbox = deque()
                 self._inbox.append(event)
+        self._allow_passing()
 
     def _hand_over(self) -> None:
         """Messages that wait are handled, as long as they are wanted."""
         while self._inbox and self._handle is not None and self._paused is None:
             self._give(self._handle, self._inbox.popleft())
+        self._allow_passing()
+
+    def _allow_passing(self) -> None:
+        """What comes next may be passed on without us, if all that came before is done with."""
+        if (
+            self._handle is not None
+            and self._paused is None
+            and self._ended is None
+            and not (self._held or self._inbox)
+            and self._reader.between_messages
+        ):
+            self._link.passing.release()
 
     def _give(self, handle: Handle, event: str | bytes | CloseFrame | Violation) -> None:
         """The next in order: a message, or the end, before which all that came was answered."""
@@ -256,6 +272,21 @@ class WebSocketTransport:
         return link.queued_bytes > 0 and (
             link.queued_bytes > MAX_QUEUED_BYTES // 2 or link.queued > MAX_QUEUED_MESSAGES // 2
         )
+
+    def message_limit(self, per_s: int) -> Limit:
+        return self._link.passing.message_limit(per_s)
+
+    def set_membership(self, membership: Membership | None) -> None:
+        if self._ended is None or membership is None:
+            self._link.passing.set_membership(membership)
+
+    def hold(self) -> None:
+        self._held = True
+        self._link.passing.hold()
+
+    def release(self) -> None:
+        self._held = False
+        self._allow_passing()
 
     def send(self, message: bytes) -> None:
         if self._ended is not None:
@@ -300,8 +331,9 @@ class WebSocketTransport:
             self._link.write(last_frame)
 
     def _end(self, reason: str) -> None:
-        """Nothing more is received."""
+        """Nothing more is received, nor passed on to it."""
         self._ended = reason
+        self._link.passing.set_membership(None)
         self._attention.set()
 
     def _too_many_frames(self) -> bool:
