@@ -128,9 +128,10 @@ class Twins:
         assert heard == {key: [told] for key, peer in self.peers.items() if peer is target}
         assert not sender.handed
         assert all((one, other) == (self.peers["a"], target) for one, other, _ in self.lab.seen.announced)
-        found = {read_address(address) for _, _, address in self.lab.seen.announced} - {None}
-        assert found <= announced_addresses(content)
-        self.known[target] = self.known.get(target, set()) | {address for address in found if address is not None}
+        read = (read_address(text) for _, _, text in self.lab.seen.announced)
+        addresses = {address for address in read if address is not None}
+        assert addresses <= announced_addresses(content)
+        self.known[target] = self.known.get(target, set()) | addresses
         assert announced_addresses(content) <= self.known[target]
         return True
 
@@ -198,6 +199,7 @@ _WORDS = ["candidate:842163049", "1", "udp", "1677729535", "203.0.113.7", "46154
         "udp ",
         "typ",
     ]
+    + ["ffff:ffff:ffff:ffff:ffff:ffff:255.255.255.255"]
     + [f"candidate:{'a' * size}" for size in (0, 1, 32, 33)]
     + ["candidate:+/_", "candidate:a-b", "candidate:a:b", "xcandidate:1", "Candidate:1", "candidate:candidate:1"],
 )
