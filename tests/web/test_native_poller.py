@@ -176,7 +176,7 @@ def test_every_address_in_a_text_that_is_passed_on_is_announced(twins: Twins, te
     twins.check(json.dumps({"type": "offer", "target": "b", "sdp": text}, ensure_ascii=False).encode())
 
 
-_WORDS = ["candidate:842163049", "1", "udp", "1677729535", "203.0.113.7", "46154", "typ", "srflx"]
+_WORDS = ["candidate:842163049", "1", "udp", "1677729535", "198.51.100.9", "46154", "typ", "srflx"]
 
 
 @pytest.mark.parametrize("position", range(len(_WORDS) + 1))
@@ -205,7 +205,8 @@ _WORDS = ["candidate:842163049", "1", "udp", "1677729535", "203.0.113.7", "46154
 )
 def test_candidates_are_told_from_what_is_nearly_one(twins: Twins, position: int, word: str) -> None:
     for words in ([*_WORDS[:position], word, *_WORDS[position + 1 :]], [*_WORDS[:position], word, *_WORDS[position:]]):
-        for text in (" ".join(words), "\t".join(words), " ".join(words)[:-6]):
+        dashed = f"{' '.join(words[:position])}-{' '.join(words[position:])}"
+        for text in (" ".join(words), dashed, "\t".join(words), " ".join(words)[:-6]):
             twins.forget()
             assert twins.check(message(sdp=f"a={text}\r\na={CANDIDATE}"))
 
@@ -439,7 +440,7 @@ def test_a_ninth_in_a_channel_is_left_to_python() -> None:
 # Limits
 
 
-@given(st.integers(1, 40), st.lists(st.floats(0, 0.3), max_size=120))
+@given(st.integers(1, 40), st.lists(st.floats(0, 0.3) | st.sampled_from([0.0, 0.25, 0.5, 1.0]), max_size=120))
 def test_the_rate_is_counted_as_python_counts_it(limit: int, waits: list[float]) -> None:
     with open_lab("a") as (lab, (a,)):
         native, expected = a.watched.message_limit(limit), WindowLimit(limit, 1.0)
@@ -510,6 +511,21 @@ def test_what_grows_on_the_way_is_sent_in_several_goes() -> None:
         assert sum(map(len, a.handed)) == len(sent[: 16 * 1024]) - sum(
             len(masked(b'{"type":"offer","target":"b","sdp":"%d"}' % int(one["sdp"]))) for one in found
         )
+
+
+def test_what_could_not_be_sent_is_known_before_anybody_answers() -> None:
+    """Or else an answer to the receiver would be written in the middle of a message."""
+    with open_lab("a", "b", "c") as (lab, (a, b, c)):
+        b.server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        waits: list[bool] = []
+        c.watched.unlisten()
+        c.watched.listen(lambda _data: waits.append(bool(b.rest)))
+        while not b.rest:
+            waits.clear()
+            c.client.send(b"x")
+            a.client.send(masked(message(filling="x" * 8000)))
+            lab.turn()
+        assert waits == [True]
 
 
 def test_nothing_is_passed_on_to_one_for_whom_something_waits() -> None:

@@ -234,7 +234,7 @@ class WebSocketTransport:
             self._handle is not None
             and self._paused is None
             and self._ended is None
-            and not (self._held or self._inbox)
+            and not self._held
             and self._reader.between_messages
         ):
             self._link.passing.release()

@@ -64,7 +64,7 @@ static bool is_known(const struct message *message, struct span name)
     return false;
 }
 
-/* Takes one member; false for one that is there already, or one too many. */
+/* Takes one member; false for one too many, and for one that is there already where it is passed on. */
 static bool take(struct message *message, struct span name, struct span value, struct span *from)
 {
     struct span *own = is_named(name, "\"type\"")     ? &message->type
@@ -72,8 +72,6 @@ static bool take(struct message *message, struct span name, struct span value, s
                        : is_named(name, "\"from\"")   ? from
                                                       : NULL;
     if (own) {
-        if (own->at)
-            return false;
         *own = value;
         return true;
     }
