@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from tavern.client.websocket import open_websocket
 from tavern.signaling.taverns import Taverns
@@ -138,6 +139,16 @@ async def test_what_comes_together_is_answered_in_its_order(served: Served) -> N
     assert [(await alice.hear("error"))["code"] for _ in range(2)] == ["target-not-found", "unknown-type"]
     await alice.say(offer("b", number="4"))
     assert (await bob.hear("offer"))["number"] == "4"
+
+
+@pytest.mark.parametrize("cut", [1, 5, 20, -1])
+async def test_messages_that_come_in_pieces_are_put_together(served: Served, cut: int) -> None:
+    alice, bob = await served.join(await served.tavern(), "a", "b")
+    frame = masked(json.dumps(offer("b")).encode())
+    for piece in (frame[:cut], frame[cut:] + frame[:cut], frame[cut:]):
+        await alice.stream.send_all(piece)
+        await trio.testing.wait_all_tasks_blocked(0.02)  # the server has read it
+    assert [(await bob.hear("offer"))["sdp"] for _ in range(2)] == ["v=0", "v=0"]
 
 
 async def test_the_relay_hears_of_addresses_and_again_after_somebody_was_away(served: Served) -> None:
