@@ -151,6 +151,18 @@ async def test_messages_that_come_in_pieces_are_put_together(served: Served, cut
     assert [(await bob.hear("offer"))["sdp"] for _ in range(2)] == ["v=0", "v=0"]
 
 
+async def test_what_looks_like_a_message_inside_of_another_one_is_none(served: Served) -> None:
+    alice, bob = await served.join(await served.tavern(), "a", "b")
+    inner = masked(json.dumps(offer("b", number="inner")).encode())
+    outer = masked(inner, mask=bytes(4), first=0x82)
+    for piece in (outer[: -len(inner)], inner):
+        await alice.stream.send_all(piece)
+        await trio.testing.wait_all_tasks_blocked(0.02)  # the server has read it
+    assert (await alice.hear("error"))["code"] == "bad-json"
+    await alice.say(offer("b", number="own"))
+    assert (await bob.hear("offer"))["number"] == "own"
+
+
 async def test_the_relay_hears_of_addresses_and_again_after_somebody_was_away(served: Served) -> None:
     tavern = await served.tavern()
     alice, bob = await served.join(tavern, "a", "b")
