@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -19,7 +21,9 @@ from tavern.signaling.messages import Identity
 from tavern.signaling.presence import Presence
 from tavern.signaling.relaying import membership, pass_on
 from tavern.signaling.rooms import Peer
+from tavern.signaling.transport import Membership
 from tavern.web.frames import FrameReader
+from tavern.web.links import SocketLink
 from tests.prerequisites import native_or_skip
 from tests.web.native_lab import Channel, Lab, Member, masked, open_lab
 
@@ -535,6 +539,32 @@ def test_nothing_is_passed_on_to_one_for_whom_something_waits() -> None:
         lab.turn()
         assert len(c.heard()) == 1
         assert a.handed == [masked(message(target="b"))]
+
+
+async def test_nothing_is_passed_on_while_a_link_has_something_queued(nursery: trio.Nursery) -> None:
+    with open_lab() as (lab, _), trio.fail_after(5):
+        a, channel = lab.connect("a"), Channel()
+        lab.join(a, channel)
+        near, far = trio.socket.socketpair()
+        link = SocketLink(near, nursery.start_soon, lab.poller)
+        link.passing.set_membership(Membership("b", channel, b'"t"', b'"c"', b'"b"'))
+        while not link.queued:
+            link.write(b"x" * 10_000)
+        a.client.send(masked(message()))
+        lab.turn()
+        assert a.handed == [masked(message())]
+        while link.queued:
+            await far.recv(1_000_000)
+        await link.wait_flushed()
+        await trio.testing.wait_all_tasks_blocked()
+        a.handed.clear()
+        a.watched.release()
+        a.client.send(masked(message()))
+        lab.turn()
+        assert not a.handed
+        link.detach()
+        near.close()
+        far.close()
 
 
 def test_a_receiver_that_is_gone_is_said_to_be() -> None:

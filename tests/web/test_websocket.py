@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -252,6 +253,29 @@ async def test_one_that_does_not_read_gets_all_in_order_once_it_does(served: Ser
     numbers = [int((await bob.hear("offer"))["number"]) for _ in range(sent - refused)]
     assert numbers == list(range(sent - refused))
     # And then it is as it was.
+    await alice.say(offer("b", number="after"))
+    assert (await bob.hear("offer"))["number"] == "after"
+
+
+async def test_what_waits_for_one_is_not_broken_into(served: Served) -> None:
+    """A half-sent answer of Python's, and then a message that is passed on."""
+    alice, bob = await served.join(await served.tavern(), "a", "b")
+    bob.stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    for peer in served.lab.registry._admitted:
+        with socket.socket(fileno=os.dup(peer.outlet._link._descriptor)) as its:
+            its.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    asked = 200
+    await bob.say(*({"type": "nothing" * 6} for _ in range(asked)))
+    await bob.say({"type": "leave-channel", "tavernId": "no", "channelId": "no"}, {"type": "get-ice-servers"})
+    while not any(peer.outlet._link.queued for peer in served.lab.registry._admitted):
+        await trio.testing.wait_all_tasks_blocked(0.01)
+    for number in range(30):
+        await alice.say(offer("b", number=str(number)))
+    await alice.say({"type": "nothing"})
+    assert (await alice.hear("error"))["code"] == "unknown-type"
+    heard = [json.loads(await bob.frame()) for _ in range(asked + 1 + 30)]
+    assert [message["number"] for message in heard if message["type"] == "offer"] == [str(n) for n in range(30)]
+    assert [message["type"] for message in heard].count("error") == asked
     await alice.say(offer("b", number="after"))
     assert (await bob.hear("offer"))["number"] == "after"
 

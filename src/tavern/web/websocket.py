@@ -230,13 +230,7 @@ class WebSocketTransport:
 
     def _allow_passing(self) -> None:
         """What comes next may be passed on without us, if all that came before is done with."""
-        if (
-            self._handle is not None
-            and self._paused is None
-            and self._ended is None
-            and not self._held
-            and self._reader.between_messages
-        ):
+        if self._handle is not None and self._ended is None and not self._held and self._reader.between_messages:
             self._link.passing.release()
 
     def _give(self, handle: Handle, event: str | bytes | CloseFrame | Violation) -> None:
