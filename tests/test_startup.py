@@ -1,7 +1,5 @@
 """What is decided at start, and the command line around it: every fault of the machine is one clear line."""
 
-# ruff: noqa: ASYNC240  - a test may block its own loop for a file
-
 from __future__ import annotations
 
 import os

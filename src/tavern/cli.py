@@ -1,4 +1,4 @@
-"""The command line: `tavern serve`.
+"""The command line: `tavern serve`, and what operators do beside it.
 
 What takes long to import is imported inside functions: Ctrl-C ends the program quietly from its first moments on.
 """
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TextIO
 from tavern import __version__
 
 if TYPE_CHECKING:
+    from tavern.config import SettingHelp
     from tavern.errors import StartupError
 
 EXIT_SETTINGS = 2
@@ -46,8 +47,13 @@ def _run(arguments: Sequence[str] | None) -> int:
     if options.command is None:
         parser.print_help()
         return EXIT_SETTINGS
-    given = {name: value for name, value in vars(options).items() if name != "command" and value is not None}
-    return _serve({**os.environ, **given})
+    given = {name: value for name, value in vars(options).items() if name.isupper() and value is not None}
+    environment = {**os.environ, **given}
+    if options.command == "serve":
+        return _serve(environment)
+    from tavern.data_commands import run_data_command
+
+    return run_data_command(options.command, environment, options.file)
 
 
 def _serve(environment: Mapping[str, str]) -> int:
@@ -129,11 +135,46 @@ def _parser() -> argparse.ArgumentParser:
         description="Run the server. Every option is also an environment variable; the option wins.",
     )
     for setting in SETTINGS:
-        serve_command.add_argument(
-            setting.option,
-            dest=setting.variable,
-            metavar="VALUE",
-            # argparse formats help with %: none of ours may be taken for that.
-            help=f"{setting.text}; {setting.variable} (default: {setting.default})".replace("%", "%%"),
-        )
+        _add_setting(serve_command, setting)
+    _add_data_commands(commands)
     return parser
+
+
+def _add_setting(command: argparse.ArgumentParser, setting: SettingHelp) -> None:
+    command.add_argument(
+        setting.option,
+        dest=setting.variable,
+        metavar="VALUE",
+        # argparse formats help with %: none of ours may be taken for that.
+        help=f"{setting.text}; {setting.variable} (default: {setting.default})".replace("%", "%%"),
+    )
+
+
+def _add_data_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from tavern.config import SETTINGS
+
+    backup = commands.add_parser(
+        "backup",
+        help="copy the database into one file, while the server runs",
+        description="Copy the database, as it is at one moment, into one file that is checked before it takes the "
+        "place of an older one. The server goes on meanwhile. Exit code 1: there is no new copy.",
+    )
+    backup.add_argument("file", metavar="FILE", help="the copy; - writes it to standard output")
+    restore = commands.add_parser(
+        "restore",
+        help="put a copy in the database's place, while no server runs",
+        description="Check a copy and put it in the database's place. What was there before is kept beside it. "
+        "Stop the server first. Exit code 1: nothing was changed.",
+    )
+    restore.add_argument("file", metavar="FILE", help="the copy; - reads it from standard input")
+    check = commands.add_parser(
+        "check",
+        help="verify the database, or a copy",
+        description="Read all of a database and say whether it is whole. Changes nothing; the server may run. "
+        "Exit code 1: it is not, or cannot be read.",
+    )
+    check.add_argument("file", metavar="FILE", nargs="?", default="", help="a copy (default: the database itself)")
+    for command in (backup, restore, check):
+        for setting in SETTINGS:
+            if setting.variable == "TAVERN_DB_PATH":
+                _add_setting(command, setting)

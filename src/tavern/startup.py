@@ -50,7 +50,7 @@ class Decisions:
 
 async def decide(settings: Settings, environment: Mapping[str, str]) -> Decisions:
     """Raises SettingsError or StartupError for what cannot work; makes the secret's file where one is needed."""
-    db_path = _db_path(settings, environment)
+    db_path = database_path(settings, environment)
     certificate = server_certificate(settings)
     turn_secrets = _turn_secrets(settings, db_path, environment)
     server_secret = _server_secret(db_path)
@@ -99,7 +99,8 @@ def _server_secret(db_path: Path | None) -> bytes:
     return load_or_create_secret(db_path.parent / "server-secret", "the server's secret", "").encode()
 
 
-def _db_path(settings: Settings, environment: Mapping[str, str]) -> Path | None:
+def database_path(settings: Settings, environment: Mapping[str, str]) -> Path | None:
+    """Where the database is; None in memory mode. Raises StartupError where there can be none."""
     if settings.store != "sqlite":
         return None
     path = settings.db_path or data_directory(environment, "TAVERN_DB_PATH") / "tavern.db"

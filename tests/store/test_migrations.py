@@ -1,7 +1,5 @@
 """Databases that existing servers wrote: opened, migrated forward, nothing lost."""
 
-# ruff: noqa: ASYNC240  - a test may block its own loop for a file
-
 from __future__ import annotations
 
 import sqlite3

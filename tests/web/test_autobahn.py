@@ -52,7 +52,7 @@ async def test_every_case_passes_strictly(nursery: trio.Nursery, tmp_path: Path)
     run = partial(trio.run_process, capture_stdout=True, stderr=subprocess.STDOUT, check=False)
     with trio.fail_after(50):
         finished = await run(command)
-    results = [json.loads(path.read_text()) for path in tmp_path.glob("*_case_*.json")]  # noqa: ASYNC240
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("*_case_*.json")]
     assert len(results) > 290, finished.stdout.decode()
     informational = {result["id"] for result in results if result["behavior"] == "INFORMATIONAL"}
     assert informational <= {"7.1.6", "7.13.1", "7.13.2"}

@@ -29,9 +29,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = schema_version(connection)
-        _refuse_newer(version)
-        if version == 0:
-            _refuse_foreign(connection)
+        refuse_unknown(connection)
         for number, step in enumerate(MIGRATIONS[version:], start=version + 1):
             step(connection)
             connection.execute(f"PRAGMA user_version = {number}")
@@ -45,6 +43,14 @@ def migrate(connection: sqlite3.Connection) -> None:
 def schema_version(connection: sqlite3.Connection) -> int:
     """The number of the last step that this database has seen."""
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def refuse_unknown(connection: sqlite3.Connection) -> None:
+    """Raises StartupError for a database that a newer version wrote, or that is another program's."""
+    version = schema_version(connection)
+    _refuse_newer(version)
+    if version == 0:
+        _refuse_foreign(connection)
 
 
 def iso_utc(value: object) -> str | None:

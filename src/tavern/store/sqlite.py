@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 from collections import defaultdict
@@ -18,10 +17,12 @@ import trio
 from tavern.errors import StartupError
 from tavern.store.base import BanRecord, ChannelRecord, InviteRecord, MemberRecord, TavernRecord
 from tavern.store.changes import Change, CreateTavern, DeleteTavern
-from tavern.store.files import FILE_MODE, create_private_directories, is_no_file
+from tavern.store.files import DATABASE_MODE, is_no_file
 from tavern.store.index import Caps, Index
 from tavern.store.indexed import IndexedStore
+from tavern.store.locking import locked, remember
 from tavern.store.migrations import iso_utc, migrate
+from tavern.store.takeover import take_over
 from tavern.store.worker import Worker
 
 BUSY_TIMEOUT_MS = 2_000
@@ -108,7 +109,7 @@ def _opened_database(path: Path, index: Index) -> Iterator[sqlite3.Connection]:
     """In the store's thread: lock the file, open it, migrate it, read it into `index`; close and unlock at the end."""
     path = Path(os.path.realpath(path))  # one lock for one file, whatever links lead to it
     refuse_no_file(path)
-    with _locked(path), closing(_connected(path)) as connection:
+    with locked(path), closing(_connected(path)) as connection:
         try:
             _prepare(connection)
             _load(connection, index)
@@ -119,43 +120,13 @@ def _opened_database(path: Path, index: Index) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold `<path>.lock`. SQLite's own locks allow two servers, which would not see each other's taverns.
-
-    The file stays: removing it would let a third server lock a new one while a second still waits on the old.
-    """
-    lock = path.with_name(path.name + ".lock")
-    try:
-        create_private_directories(path.parent)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, FILE_MODE)
-    except OSError as error:
-        raise StartupError(
-            f"cannot write {lock} beside the database: {error.strerror}: "
-            "mend the directory's permissions, or set TAVERN_DB_PATH to a file elsewhere"
-        ) from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StartupError(
-                f"the database {path} is in use by another Tavern server (it holds {lock}): "
-                "stop that one, or set TAVERN_DB_PATH to another file"
-            ) from error
-        except OSError as error:
-            raise StartupError(
-                f"cannot lock {lock}: {error.strerror}: put the database on a local file system"
-            ) from error
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _connected(path: Path) -> sqlite3.Connection:
+    take_over(path)
     try:
         # Made here, since SQLite would make it readable for all; the files beside it get the same mode from SQLite.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, FILE_MODE)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, DATABASE_MODE)
         os.close(descriptor)
+        remember(path)
         connection = sqlite3.connect(path, isolation_level=None, timeout=BUSY_TIMEOUT_MS / 1000)
     except (OSError, sqlite3.DatabaseError) as error:
         raise StartupError(
