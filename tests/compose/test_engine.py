@@ -1,0 +1,241 @@
+"""The guide's commands, typed on a real Docker engine: build, up, a call, backup, restore, update, stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from playwright.sync_api import sync_playwright
+
+from tavern.client import open_client
+from tests.compose.engine import Engine, NoEngine, Stack, base_names, import_base, running_engine
+from tests.end_to_end.browser import Visitor, chromium, write_tone
+from tests.end_to_end.server import free_port
+
+REPOSITORY = Path(__file__).parents[2]
+PROMISED_IMAGE_MB = 100
+"""Beyond the base image."""
+MEMORY_MB = 512
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(400)]
+
+# A build reaches the package index over the machine's own network: this engine has no NAT. And nobody waits 10 s.
+OVERRIDE = """
+services:
+  signaling:
+    build:
+      network: host
+    mem_limit: 512m
+    cpus: 1
+    healthcheck:
+      interval: 1s
+"""
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    try:
+        with running_engine(tmp_path_factory.mktemp("engine")) as engine:
+            for name in base_names(REPOSITORY / "compose" / "Dockerfile"):
+                import_base(engine, name)
+            yield engine
+    except NoEngine as error:
+        pytest.skip(f"THE IMAGE WAS NOT TRIED ON A DOCKER ENGINE: {error}")
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a user has cloned."""
+    target = tmp_path_factory.mktemp("clone") / "tavern"
+    unwanted = shutil.ignore_patterns("__pycache__", "*.so", "node_modules", ".*")
+    for name in ("src", "compose"):
+        shutil.copytree(REPOSITORY / name, target / name, ignore=unwanted)
+    shutil.copy(REPOSITORY / "compose" / ".env.example", target / "compose")
+    for name in ("pyproject.toml", "README.md", "hatch_build.py", ".dockerignore"):
+        shutil.copy(REPOSITORY / name, target)
+    return target
+
+
+@pytest.fixture(scope="module")
+def stack(engine: Engine, checkout: Path) -> Iterator[Stack]:
+    """Up, with its default settings but for the ports, which are free ones."""
+    override = checkout / "override.yaml"
+    override.write_text(OVERRIDE)
+    first = 20_000 + os.getpid() % 8_000
+    settings = {
+        "TAVERN_PORT": str(free_port()),
+        "TAVERN_TURN_PORT": str(free_port()),
+        "TAVERN_TURNS_PORT": str(free_port()),
+        "TAVERN_TURN_MIN_PORT": str(first),
+        "TAVERN_TURN_MAX_PORT": str(first + 31),
+    }
+    stack = Stack(engine, (checkout / "compose" / "docker-compose.yml", override), settings)
+    stack.compose("up", "-d", "--build", "--wait")
+    yield stack
+    stack.compose("down", "-v")
+
+
+def url(stack: Stack, scheme: str = "http") -> str:
+    return f"{scheme}://localhost:{stack.settings['TAVERN_PORT']}/"
+
+
+def taverns(stack: Stack) -> int:
+    with urllib.request.urlopen(f"{url(stack)}health", timeout=5) as response:
+        answer = json.load(response)
+    assert answer["status"] == "ok"
+    return int(answer["taverns"])
+
+
+async def create_tavern(stack: Stack, name: str) -> str:
+    async with open_client(url(stack, "ws")) as client:
+        return (await client.create_tavern(name)).id
+
+
+def test_it_is_healthy_and_says_what_is_open(stack: Stack) -> None:
+    assert taverns(stack) >= 0
+    about = stack.container()
+    assert about["State"]["Health"]["Status"] == "healthy"
+    log = stack.log()
+    assert "relayed by       compiled code" in log
+    assert "Traceback" not in log
+    assert "Warning" not in log
+
+
+def test_it_runs_as_nobody_in_particular_who_may_do_nothing(stack: Stack) -> None:
+    about = stack.container()
+    assert about["HostConfig"]["ReadonlyRootfs"] is True
+    children = Path(f"/proc/{about['State']['Pid']}/task/{about['State']['Pid']}/children").read_text().split()
+    for pid in (about["State"]["Pid"], *children):  # what --init starts first, and the server
+        status = dict(
+            line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
+        )
+        assert status["Uid"].split() == ["10001"] * 4
+        assert status["Gid"].split() == ["0"] * 4
+        assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0
+        assert status["NoNewPrivs"] == "1"
+    listing = (
+        stack.compose("exec", "-T", "signaling", "sh", "-c", "stat -c '%n %u %a' /data /data/*").decode().splitlines()
+    )
+    modes = {name: (int(user), mode) for name, user, mode in (line.split() for line in listing)}
+    assert modes["/data"] == (10001, "700")
+    assert modes["/data/tavern.db"] == (10001, "640")
+    assert modes["/data/server-secret"] == (10001, "600")
+    assert {user for user, _ in modes.values()} == {10001}
+
+
+def test_the_image_adds_little_to_its_base(stack: Stack) -> None:
+    [base] = base_names(REPOSITORY / "compose" / "Dockerfile")
+    size = stack.engine.inspect("tavern-signaling")["Size"] - stack.engine.inspect(base)["Size"]
+    assert size < PROMISED_IMAGE_MB * 1_000_000
+
+
+def test_two_people_talk_through_its_relay(stack: Stack, tmp_path: Path) -> None:
+    """Chromium on the host, relay only: through published ports and the engine's proxy."""
+    with sync_playwright() as playwright, chromium(playwright, tone=write_tone(tmp_path / "tone.wav")) as browser:
+        ada = Visitor.arrive(browser.new_context(), url(stack))
+        link = ada.create_tavern("Friday night")
+        ada.join("Ada")
+        ben = Visitor.arrive(browser.new_context(), link)
+        ben.join("Ben")
+        for visitor, other in ((ada, "Ben"), (ben, "Ada")):
+            visitor.sees_connected(other)
+            visitor.hears_more()
+            [stats] = visitor.call_stats()
+            assert (stats.local, stats.remote) == ("relay", "relay")
+
+
+async def test_a_restart_keeps_what_there_is(stack: Stack) -> None:
+    before = taverns(stack)
+    await create_tavern(stack, "Pony")
+    stack.compose("restart")
+    stack.compose("up", "-d", "--wait")
+    assert taverns(stack) == before + 1
+
+
+async def test_the_guides_backup_and_restore(stack: Stack, tmp_path: Path) -> None:
+    copy = tmp_path / "tavern-backup.db"
+    await create_tavern(stack, "Bree")
+    before = taverns(stack)
+    stack.compose("cp", "signaling:/data/tavern.db", str(copy))
+    await create_tavern(stack, "Mordor")
+    stack.compose("stop")
+    stack.compose("cp", str(copy), "signaling:/data/tavern.db")
+    stack.compose("up", "-d", "--wait")
+    assert taverns(stack) == before
+    assert "belonged to user 0" in stack.log()
+    await create_tavern(stack, "Rivendell")
+    assert taverns(stack) == before + 1
+
+
+async def test_its_own_backup_and_restore(stack: Stack) -> None:
+    before = taverns(stack)
+    copy = stack.compose("exec", "-T", "signaling", "tavern", "backup", "-")
+    assert b"is whole" in stack.compose("exec", "-T", "signaling", "tavern", "check")
+    await create_tavern(stack, "Mordor")
+    stack.compose("stop")
+    said = stack.compose("run", "--rm", "-T", "signaling", "restore", "-", stdin=copy)
+    assert b"restored" in said
+    stack.compose("up", "-d", "--wait")
+    assert taverns(stack) == before
+
+
+async def test_an_update_keeps_what_there_is(stack: Stack, checkout: Path) -> None:
+    """`git pull`, build, up: another image, the same volume."""
+    before, image = taverns(stack), stack.container()["Image"]
+    source = checkout / "src" / "tavern" / "__init__.py"
+    source.write_text(source.read_text() + "\n# The next version.\n")
+    stack.compose("build")
+    stack.compose("up", "-d", "--wait")
+    assert stack.container()["Image"] != image
+    assert taverns(stack) == before
+
+
+async def test_fifty_people_fit_beside_everything_else(stack: Stack) -> None:
+    """In 512 MB and on one CPU, as the overlay here says."""
+    idle = memory_mb(stack)
+    async with trio.open_nursery() as nursery:
+
+        async def stay(started: trio.abc.SendChannel[None]) -> None:
+            async with open_client(url(stack, "ws")) as client:
+                await client.ice_servers()
+                await started.send(None)
+                await trio.sleep_forever()
+
+        send, receive = trio.open_memory_channel[None](50)
+        for _ in range(50):
+            nursery.start_soon(stay, send)
+        for _ in range(50):
+            await receive.receive()
+        busy = memory_mb(stack)
+        nursery.cancel_scope.cancel()
+    print(f"memory: {idle:.0f} MB idle, {busy:.0f} MB with 50 people")
+    assert busy < MEMORY_MB / 4
+
+
+def test_it_stops_in_time(stack: Stack) -> None:
+    started = time.monotonic()
+    stack.compose("stop")
+    assert time.monotonic() - started < 10  # half of the grace period: a slow disk still has the other half
+    about = stack.engine.inspect(stack.compose("ps", "-aq", "signaling").decode().strip())
+    assert about["State"]["ExitCode"] == 0
+    stack.compose("up", "-d", "--wait")
+
+
+def test_compose_accepts_the_file_as_users_have_it(engine: Engine, checkout: Path) -> None:
+    file = str(checkout / "compose" / "docker-compose.yml")
+    assert engine.docker("compose", "-f", file, "config", "-q") == b""
+
+
+def memory_mb(stack: Stack) -> float:
+    said = stack.engine.docker("stats", "--no-stream", "--format", "{{.MemUsage}}", stack.container()["Id"]).decode()
+    found = re.match(r"([\d.]+)([KMG])iB", said)
+    assert found is not None, said
+    return float(found[1]) * {"K": 2**-10, "M": 1.0, "G": 2.0**10}[found[2]]
