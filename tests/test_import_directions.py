@@ -47,7 +47,7 @@ PURE_STANDARD_LIBRARY_DENIED = frozenset(
 )
 PURE_THIRD_PARTY_ALLOWED = frozenset({"attrs", "cattrs", "cryptography", "msgspec"})
 # The one importer of all shells, and what starts it.
-TOP = frozenset({"app", "announcement", "listening", "startup", "cli", "data_commands", "__main__"})
+TOP = frozenset({"app", "announcement", "listening", "startup", "cli", "data_commands", "exposition", "__main__"})
 # Each shell package may import the pure modules, itself, and these shells.
 SHELL_MAY_IMPORT = {
     "client": frozenset[str](),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -55,3 +57,25 @@ def test_a_traceback_follows_its_line(stream: io.StringIO) -> None:
     configure_logging("error", stream)
     logging.getLogger("tavern.x").error("room failed", exc_info=ZeroDivisionError("boom"))
     assert "ZeroDivisionError: boom" in stream.getvalue()
+
+
+def test_as_json_a_line_is_one_object(stream: io.StringIO) -> None:
+    configure_logging("info", stream, as_json=True)
+    logger = logging.getLogger("tavern.signaling")
+    log_event(logger, logging.INFO, "joined", peer="p1", name='a\nb "x"', n=3, time="forged")
+    try:
+        raise ValueError("what went wrong")
+    except ValueError:
+        logger.exception("a bug")
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first.pop("time"))
+    assert first == {
+        "level": "info",
+        "logger": "tavern.signaling",
+        "event": "joined",
+        "peer": "p1",
+        "name": 'a\nb "x"',
+        "n": "3",
+    }
+    assert (second["level"], second["event"]) == ("error", "a bug")
+    assert "ValueError: what went wrong" in second["traceback"]

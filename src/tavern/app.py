@@ -16,6 +16,7 @@ from tavern.addresses import SocketAddress
 from tavern.announcement import announcement
 from tavern.config import DEV_SECRET, Settings, host_without_port, port_in_host
 from tavern.errors import StartupError
+from tavern.exposition import Exposition, watch_loop_lag
 from tavern.listening import Listening, addresses, listen
 from tavern.logs import log_event
 from tavern.metrics import Metrics
@@ -118,15 +119,17 @@ async def _run(
     shutdown: _Shutdown,
     task_status: trio.TaskStatus[Running],
 ) -> None:
+    metrics = Metrics(trio.current_time())
     async with (
-        open_store(settings, decisions) as store,
+        open_store(settings, decisions, metrics) as store,
         listen(settings) as listening,
         _supervised("relay") as relay_nursery,
     ):
         relay = Relay(_relay_config(settings, decisions), store=store)
         stun = await relay_nursery.start(relay.run, listening.udp)
-        server = _Server(settings, decisions, store, relay, listening)
+        server = _Server(settings, decisions, metrics, store, relay, listening)
         async with _supervised("rooms") as rooms_nursery:
+            rooms_nursery.start_soon(watch_loop_lag, metrics)
             await rooms_nursery.start(server.registry.run)
             in_use = server.registry.presence.is_in_use
             rooms_nursery.start_soon(expire_taverns, store, settings.tavern_ttl_days, in_use)
@@ -171,7 +174,7 @@ async def _supervised(name: str) -> AsyncIterator[trio.Nursery]:
 
 
 @asynccontextmanager
-async def open_store(settings: Settings, decisions: Decisions) -> AsyncIterator[Store]:
+async def open_store(settings: Settings, decisions: Decisions, metrics: Metrics) -> AsyncIterator[Store]:
     """The store that the settings chose; closed, with all that was queued written, at the block's end."""
     caps = Caps(
         taverns=settings.max_taverns,
@@ -182,7 +185,8 @@ async def open_store(settings: Settings, decisions: Decisions) -> AsyncIterator[
         yield MemoryStore(caps)
     else:
         floor = settings.min_free_mb * MB
-        async with open_sqlite_store(decisions.db_path, caps, min_free_bytes=floor) as store:
+        observe = metrics.commits_s.observe
+        async with open_sqlite_store(decisions.db_path, caps, min_free_bytes=floor, observe_commit_s=observe) as store:
             yield store
 
 
@@ -190,10 +194,16 @@ class _Server:
     """What the tasks of one server share, put together."""
 
     def __init__(
-        self, settings: Settings, decisions: Decisions, store: Store, relay: Relay, listening: Listening
+        self,
+        settings: Settings,
+        decisions: Decisions,
+        metrics: Metrics,
+        store: Store,
+        relay: Relay,
+        listening: Listening,
     ) -> None:
         self.draining = False
-        self.metrics = Metrics(trio.current_time())
+        self.metrics = metrics
         self.registry = Registry(self.metrics, relay)
         self._settings = settings
         self._store = store
@@ -219,7 +229,8 @@ class _Server:
 
     def make_door(self, decisions: Decisions) -> Door:
         settings = self._settings
-        health = Health(lambda: self.draining, self._store.tavern_count, self._metrics_answer)
+        exposition = Exposition(self.metrics, self.registry, self._store, self._relay)
+        health = Health(lambda: self.draining, self._store.tavern_count, self._metrics_answer, exposition.render)
         return Door(
             app=make_app(health),
             serve_peer=self._signaling.serve,

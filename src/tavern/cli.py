@@ -66,7 +66,7 @@ def _serve(environment: Mapping[str, str]) -> int:
 
     try:
         settings = load_settings(environment)
-        configure_logging(settings.log_level)
+        configure_logging(settings.log_level, as_json=settings.log_format == "json")
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         for line in unknown_variables(environment):
             _say(f"warning: {line}")

@@ -27,6 +27,7 @@ DEV_SECRET = "tavern-dev-secret"  # noqa: S105  public on purpose: clients in pe
 StoreKind = Literal["sqlite", "memory"]
 DataPathKind = Literal["auto", "native", "python"]
 SharedPorts = Literal["auto", "always", "never"]
+LogFormat = Literal["human", "json"]
 LogLevel = Literal["trace", "debug", "info", "warn", "error"]
 
 CreateRule = Literal["anyone", "verified", "listed"]
@@ -157,6 +158,12 @@ class Settings:
         "info",
         values.one_of("trace", "debug", "info", "warn", "error"),
         "least level that is logged",
+    )
+    log_format: LogFormat = _setting(
+        "TAVERN_LOG_FORMAT",
+        "human",
+        values.one_of("human", "json"),
+        "what a line of the log is: words for people, or one JSON object",
     )
     heartbeat_interval_s: float = _setting(
         "TAVERN_HEARTBEAT_INTERVAL",

@@ -1,4 +1,4 @@
-"""Structured log lines: `time level logger event key=value ...`, one line per event whatever the values hold."""
+"""Structured log lines, one per event whatever the values hold: `time level logger event key=value ...`, or JSON."""
 
 from __future__ import annotations
 
@@ -22,20 +22,29 @@ _PLAIN = re.compile(r"[\w.:/@+\-\[\]]+\Z", re.ASCII)
 _MAX_VALUE = 200  # values are often a client's: a line stays a line
 
 
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_VALUE else text[:_MAX_VALUE] + "..."
+
+
 def _value(value: object) -> str:
-    text = str(value)
-    if len(text) > _MAX_VALUE:
-        text = text[:_MAX_VALUE] + "..."
+    text = _cut(str(value))
     # JSON escapes line breaks and control characters: nobody forges a line with a display name.
     return text if _PLAIN.match(text) else json.dumps(text)
 
 
-class _Formatter(logging.Formatter):
+def _moment(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _level(record: logging.LogRecord) -> str:
+    return _NAMES.get(record.levelno, record.levelname.lower())
+
+
+class _HumanFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        level = _NAMES.get(record.levelno, record.levelname.lower())
         fields: dict[str, object] = getattr(record, "fields", {})
-        parts = [moment, level, record.name, _value(record.getMessage()) if not fields else record.getMessage()]
+        message = record.getMessage() if fields else _value(record.getMessage())
+        parts = [_moment(record), _level(record), record.name, message]
         parts += [f"{key}={_value(value)}" for key, value in fields.items()]
         line = " ".join(parts)
         if record.exc_info:
@@ -43,10 +52,22 @@ class _Formatter(logging.Formatter):
         return line
 
 
-def configure_logging(level: str, stream: TextIO | None = None) -> None:
+class _JsonFormatter(logging.Formatter):
+    """One object a line: `time`, `level`, `logger`, `event`, the event's own fields as strings, `traceback`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields: dict[str, object] = getattr(record, "fields", {})
+        shown = {key: _cut(str(value)) for key, value in fields.items()}
+        about = {"time": _moment(record), "level": _level(record), "logger": record.name, "event": record.getMessage()}
+        if record.exc_info:
+            about["traceback"] = self.formatException(record.exc_info)
+        return json.dumps({**shown, **about})
+
+
+def configure_logging(level: str, stream: TextIO | None = None, *, as_json: bool = False) -> None:
     """The project's loggers write lines of `level` and above to `stream` (stderr); libraries warn and no less."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(_Formatter())
+    handler.setFormatter(_JsonFormatter() if as_json else _HumanFormatter())
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("tavern").setLevel(_LEVELS[level])
     logging.addLevelName(TRACE, "TRACE")

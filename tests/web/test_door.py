@@ -110,7 +110,7 @@ async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
 
 
 def make_door(**changes: Any) -> Door:
-    health = Health(lambda: False, lambda: 7, lambda: {"uptime": 1})
+    health = Health(lambda: False, lambda: 7, lambda: {"uptime": 1}, lambda accept: (b"up 1\n", accept))
     arguments: dict[str, Any] = {
         "app": make_app(health),
         "serve_peer": echo,
@@ -174,7 +174,7 @@ async def test_health_has_exactly_two_keys(opened: OpenDoor) -> None:
 
 
 async def test_health_of_a_draining_server_is_503(nursery: trio.Nursery) -> None:
-    app = make_app(Health(lambda: True, lambda: 7, dict))
+    app = make_app(Health(lambda: True, lambda: 7, dict, lambda accept: (b"", accept)))
     opened = await open_door(nursery, app=app)
     assert parse(await opened.exchange(get("/health")))[0] == 503
     nursery.cancel_scope.cancel()

@@ -105,6 +105,8 @@ class RelayStatistics:
     unauthenticated_answers: int
     unauthenticated_suppressed: int
     """Not sent: the source's limit was reached."""
+    rejected_credentials: int
+    """Requests with credentials that are wrong, have run out, or belong to a session that is gone."""
     usage: MonthlyUsage
     """What was sent this month, headers estimated; also before this start where there is a store."""
 
@@ -313,6 +315,7 @@ class Relay:
             control_drops=data_path.drops[Drop.CONTROL_QUEUE_FULL],
             unauthenticated_answers=self._server.counters.unauthenticated + data_path.challenges,
             unauthenticated_suppressed=self._server.counters.suppressed,
+            rejected_credentials=self._server.counters.rejected,
             usage=self._usage.usage(),
         )
 

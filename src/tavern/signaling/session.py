@@ -403,11 +403,12 @@ class Session:
         self._transport.send(messages.encode(message))
 
     def _refuse(self, error: SignalingError) -> None:
-        self._log(logging.DEBUG, "refused", code=error.code, message=error.message)
+        self._registry.metrics.errors[error.code] += 1
+        self._log(logging.DEBUG, "refused", client=self._transport.client_host, code=error.code, message=error.message)
         self._send(messages.error_message(error))
 
     def _violate(self, now: float) -> None:
-        self._send(messages.error_message(messages.rate_limited()))
+        self._refuse(messages.rate_limited())
         self._count_violation(now)
 
     def _count_violation(self, now: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -65,11 +65,16 @@ class SqliteStore(IndexedStore):
 
 @asynccontextmanager
 async def open_sqlite_store(
-    path: Path, caps: Caps | None = None, *, min_free_bytes: int = 0
+    path: Path,
+    caps: Caps | None = None,
+    *,
+    min_free_bytes: int = 0,
+    observe_commit_s: Callable[[float], None] = lambda _duration_s: None,
 ) -> AsyncIterator[SqliteStore]:
-    """The store in the file at `path`, made (0600, its directories 0700) or migrated forward if need be.
+    """The store in the file at `path`, made (0640, its directories 0700) or migrated forward if need be.
 
-    With less than `min_free_bytes` left on its disk nothing is stored that needs room.
+    With less than `min_free_bytes` left on its disk nothing is stored that needs room. `observe_commit_s` is told in
+    the store's thread how long each transaction took.
 
     Raises StartupError, one line that names the file, where it cannot be used or another server uses it. At the end,
     and also when cancelled, queued writes are finished, the log is moved into the file, and it is closed, all within
@@ -78,7 +83,10 @@ async def open_sqlite_store(
     """
     index = Index(caps)
     worker = Worker(
-        partial(_opened_database, path, index), min_free_bytes=min_free_bytes, free_bytes=partial(free_bytes, path)
+        partial(_opened_database, path, index),
+        min_free_bytes=min_free_bytes,
+        free_bytes=partial(free_bytes, path),
+        observe_commit_s=observe_commit_s,
     )
     await worker.start()
     async with trio.open_nursery() as nursery:

@@ -11,6 +11,7 @@ import logging
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -59,11 +60,16 @@ class Worker:
         *,
         min_free_bytes: int = 0,
         free_bytes: Callable[[], int] = lambda: 0,
+        observe_commit_s: Callable[[float], None] = lambda _duration_s: None,
     ) -> None:
-        """With fewer than `min_free_bytes` what needs room is refused; `free_bytes` says how many there are."""
+        """With fewer than `min_free_bytes` what needs room is refused; `free_bytes` says how many there are.
+
+        `observe_commit_s` is told in the thread how long each transaction took.
+        """
         self._open_database = open_database
         self._min_free_bytes = min_free_bytes
         self._free_bytes = free_bytes
+        self._observe_commit_s = observe_commit_s
         self._disk_was_full = False  # the thread's own
         # One place more than the limit: it is kept for the end mark, so that stopping never waits for room.
         self._queue: queue.Queue[_Job | None] = queue.Queue(maxsize=QUEUE_LIMIT + 1)
@@ -179,6 +185,7 @@ class Worker:
 
     def _run_batch(self, connection: sqlite3.Connection, first: _Job, token: trio.lowlevel.TrioToken) -> None:
         self._batch = batch = [first]
+        began_at = time.monotonic()
         try:
             connection.execute("BEGIN IMMEDIATE")
             # Learns of a schema that another program has mended: an insert that fails to compile never does.
@@ -188,6 +195,7 @@ class Worker:
                 self._apply(connection, job)
             connection.execute("COMMIT")
             self.transactions += 1
+            self._observe_commit_s(time.monotonic() - began_at)
         except sqlite3.DatabaseError as error:
             _raise_if_ours(error)
             if connection.in_transaction:

@@ -83,6 +83,8 @@ class TurnCounters:
     """401 and 400 answers to requests that proved no user, and 438 answers."""
     suppressed: int = 0
     """The same, but not sent: the source's limit was reached."""
+    rejected: int = 0
+    """Requests with credentials that are wrong, have run out, or belong to a session that is gone."""
 
 
 class TurnServer:
@@ -272,10 +274,12 @@ class TurnServer:
             found = self.credentials.identify(request)
             accepted = None if found is None else self.closed.identified(found, five_tuple.client)
             if accepted is None:
+                self.counters.rejected += 1
                 raise self._challenge(ErrorCode.UNAUTHORIZED, five_tuple, now)
             identity = accepted
             expired = identity.expires_at <= unix_time_s
         if expired:
+            self.counters.rejected += 1
             raise self._challenge(ErrorCode.UNAUTHORIZED, five_tuple, now)
         return identity
 

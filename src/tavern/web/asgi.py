@@ -30,6 +30,9 @@ _PAGE_HEADERS = {
 }
 _MEDIA_TYPES = {".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml", ".html": "text/html; charset=utf-8"}
 
+_EXPOSITION_TYPES = ("text/plain", "application/openmetrics-text")
+"""What Prometheus and its kin ask for; existing users' scripts and browsers ask for neither, and get JSON."""
+
 
 @attrs.frozen
 class Health:
@@ -38,6 +41,8 @@ class Health:
     draining: Callable[[], bool]
     taverns: Callable[[], int]
     metrics: Callable[[], dict[str, Any]]
+    exposition: Callable[[str], tuple[bytes, str]]
+    """By an Accept header: the metrics as Prometheus reads them, and their media type."""
 
 
 @attrs.frozen
@@ -56,8 +61,12 @@ def make_app(health: Health) -> ASGIApp:
             return JSONResponse({"status": "draining", "taverns": health.taverns()}, status_code=503)
         return JSONResponse({"status": "ok", "taverns": health.taverns()})
 
-    async def get_metrics(_request: Request) -> Response:
-        return JSONResponse(health.metrics())
+    async def get_metrics(request: Request) -> Response:
+        accept = request.headers.get("accept", "")
+        if any(media_type in accept for media_type in _EXPOSITION_TYPES):
+            content, media_type = health.exposition(accept)
+            return Response(content, headers={"content-type": media_type, "vary": "accept"})
+        return JSONResponse(health.metrics(), headers={"vary": "accept"})
 
     async def get_page(request: Request) -> Response:
         return _answer_file(request, page.get("index.html"))

@@ -177,6 +177,7 @@ class Door:
         return self.max_per_source or max(self.max_connections // SOURCES_THAT_FIT, 1)
 
     def _log_refusal(self, peer_host: str, reason: str) -> None:
+        self.metrics.refused_connections += 1
         now = trio.current_time()
         if reason and now - self._refusal_logged_at >= 1.0:  # who floods us does not fill the disk, too
             self._refusal_logged_at = now
