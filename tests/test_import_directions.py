@@ -40,6 +40,7 @@ PURE = frozenset(
         "web.proxies",
         "client.events",
         "client.objects",
+        "doctor.findings",
     }
 )
 PURE_STANDARD_LIBRARY_DENIED = frozenset(
@@ -47,7 +48,9 @@ PURE_STANDARD_LIBRARY_DENIED = frozenset(
 )
 PURE_THIRD_PARTY_ALLOWED = frozenset({"attrs", "cattrs", "cryptography", "msgspec"})
 # The one importer of all shells, and what starts it.
-TOP = frozenset({"app", "announcement", "listening", "startup", "cli", "data_commands", "exposition", "__main__"})
+TOP = frozenset(
+    {"app", "announcement", "listening", "startup", "cli", "data_commands", "exposition", "doctor", "__main__"}
+)
 # Each shell package may import the pure modules, itself, and these shells.
 SHELL_MAY_IMPORT = {
     "client": frozenset[str](),

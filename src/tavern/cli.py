@@ -51,6 +51,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     environment = {**os.environ, **given}
     if options.command == "serve":
         return _serve(environment)
+    if options.command == "doctor":
+        from tavern.doctor.command import run_doctor
+
+        return run_doctor(environment, options.url, json=options.json, invite=options.invite)
     from tavern.data_commands import run_data_command
 
     return run_data_command(options.command, environment, options.file)
@@ -136,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     for setting in SETTINGS:
         _add_setting(serve_command, setting)
+    _add_doctor(commands)
     _add_data_commands(commands)
     return parser
 
@@ -148,6 +153,19 @@ def _add_setting(command: argparse.ArgumentParser, setting: SettingHelp) -> None
         # argparse formats help with %: none of ours may be taken for that.
         help=f"{setting.text}; {setting.variable} (default: {setting.default})".replace("%", "%%"),
     )
+
+
+def _add_doctor(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what is wrong with a server, and what mends it",
+        description="Without a URL: look at this machine and the settings in its environment. With one: look at that "
+        "server from here, as its users see it: name, certificate, page, WebSocket, credentials, and the relay by each "
+        "way to it with data through and back. Exit code 1: there is a problem.",
+    )
+    doctor.add_argument("url", metavar="URL", nargs="?", default="", help="such as https://tavern.example.com")
+    doctor.add_argument("--json", action="store_true", help="for scripts: one JSON object at the end")
+    doctor.add_argument("--invite", metavar="WORD", help="the server's own invite (TAVERN_INVITE), where it has one")
 
 
 def _add_data_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

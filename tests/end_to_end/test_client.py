@@ -25,7 +25,7 @@ from tavern.client import (
     WrongServer,
     open_client,
 )
-from tavern.client.connection import _is_called
+from tavern.client.connection import is_called
 from tavern.client.websocket import open_websocket
 from tests.end_to_end.server import RunningServer, free_port, running_server
 
@@ -189,7 +189,7 @@ async def test_a_server_that_calls_itself_by_another_name_gets_no_proof(tmp_path
     ],
 )
 def test_whom_a_proof_is_for(server_name: str, host: str, same: bool) -> None:
-    assert _is_called(server_name, host) is same
+    assert is_called(server_name, host) is same
 
 
 def test_a_key_file_is_read_again_and_by_nobody_else(tmp_path: Path) -> None:

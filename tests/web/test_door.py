@@ -173,6 +173,19 @@ async def test_health_has_exactly_two_keys(opened: OpenDoor) -> None:
     assert headers["content-type"] == "application/json"
 
 
+async def test_our_own_client_says_what_answered_where_no_websocket_is(nursery: trio.Nursery) -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.receive_some()
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n<!doctype html>")
+
+    [listener] = await open_listeners(("127.0.0.1",), 0)
+    await nursery.start(partial(trio.serve_listeners, serve, [listener]))
+    with pytest.raises(trio_websocket.HandshakeError):
+        async with open_websocket(f"ws://127.0.0.1:{listener.socket.getsockname()[1]}/"):
+            pass
+    nursery.cancel_scope.cancel()
+
+
 async def test_health_of_a_draining_server_is_503(nursery: trio.Nursery) -> None:
     app = make_app(Health(lambda: True, lambda: 7, dict, lambda accept: (b"", accept)))
     opened = await open_door(nursery, app=app)

@@ -140,7 +140,7 @@ class Client:
         it could pass the proof on to the server of that name.
         """
         welcome = await self.hello(invite)
-        if not _is_called(welcome.server, self._host):
+        if not is_called(welcome.server, self._host):
             raise WrongServer(welcome.server, self._host)
         signature = keypair.prove(welcome.server, welcome.connection, welcome.nonce)
         message = {"type": "prove-identity", "publicKeyHex": keypair.public_key_hex, "signature": signature}
@@ -299,7 +299,7 @@ def _may_refuse(event: Event, request: _Request) -> bool:
     return event.code not in _CODES_OF_WHAT_IS_NOT_ANSWERED
 
 
-def _is_called(server: str, host: str) -> bool:
+def is_called(server: str, host: str) -> bool:
     """Whether a server that calls itself `server` is the one at `host`. One without a name is at an address."""
     if server == host.lower().removesuffix("."):
         return True

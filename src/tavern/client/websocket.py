@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 import trio
-from trio_websocket import WebSocketConnection, wrap_client_stream
+from trio_websocket import HandshakeError, WebSocketConnection, wrap_client_stream
 
 from tavern.addresses import format_socket_address
 
@@ -65,6 +65,9 @@ async def open_websocket(
             except Exception as error:  # noqa: BLE001  raised below, outside of the nursery that would wrap it
                 failed = error
             nursery.cancel_scope.cancel()
+    except* HandshakeError as group:
+        # The library's reader raises it beside us, where an answer with a body is no upgrade.
+        failed = group.exceptions[0]
     finally:
         await trio.aclose_forcefully(stream)
     if failed is not None:
