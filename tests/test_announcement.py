@@ -34,7 +34,9 @@ class Listens:
 
 
 def said(data_path: ChosenDataPath = NATIVE, **variables: str) -> str:
+    settings = load_settings(variables)
     decisions = Decisions(
+        trusted_proxies=tuple(proxy for proxy in settings.trusted_proxies if proxy != "gateway"),
         turn_secrets=("secret",),
         server_secret=b"secret",
         static_credentials=False,
@@ -46,7 +48,7 @@ def said(data_path: ChosenDataPath = NATIVE, **variables: str) -> str:
         warnings=(),
     )
     listening = Listening([cast("Listener", Listens())], [cast("Any", Listens())], [], [], None)
-    return "\n".join(announcement(load_settings(variables), decisions, listening, data_path))
+    return "\n".join(announcement(settings, decisions, listening, data_path))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 import pwd
 import subprocess
 import sys
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from tavern.config import DEV_SECRET, load_settings
 from tavern.errors import StartupError
+from tavern.relay.addresses import default_gateways
 from tavern.startup import Decisions, decide, server_certificate
 
 SOURCE = Path(__file__).parents[1] / "src"
@@ -238,3 +240,26 @@ async def test_tls_files_that_do_not_belong_together_are_refused(certificate: di
     line = await tls_refusal(certificate)
     assert "TAVERN_TLS_CERT" in line
     assert "belongs to TAVERN_TLS_KEY" in line
+
+
+async def test_the_gateway_is_a_proxy_where_it_is_named() -> None:
+    gateways = default_gateways()
+    decisions = await decided(TAVERN_TRUSTED_PROXIES="gateway,192.0.2.0/24")
+    assert set(decisions.trusted_proxies) == {ip_network("192.0.2.0/24"), *map(ip_network, gateways)}
+    assert bool(gateways) == (not any("gateway" in warning for warning in decisions.warnings))
+
+
+def test_gateways_are_read_as_the_kernel_writes_them(tmp_path: Path) -> None:
+    (tmp_path / "route").write_text(
+        "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n"
+        "eth0\t00000000\t0100A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n"
+        "eth0\t0000A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n"
+    )
+    (tmp_path / "ipv6_route").write_text(
+        f"{'0' * 32} 00 {'0' * 32} 00 fd000000000000000000000000000001 00000400 1 0 00000003 eth0\n"
+        f"fd{'0' * 30} 40 {'0' * 32} 00 {'0' * 32} 00000100 1 0 00000001 eth0\n"
+        f"{'0' * 32} 00 {'0' * 32} 00 {'0' * 32} ffffffff 1 0 00200200 lo\n"
+    )
+    expected = {ip_address("192.168.0.1"), ip_address("fd00::1")} if sys.byteorder == "little" else set()
+    assert default_gateways(tmp_path) == expected
+    assert default_gateways(tmp_path / "nothing") == set()

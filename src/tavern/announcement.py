@@ -96,7 +96,7 @@ def _warnings(settings: Settings, decisions: Decisions) -> Iterator[str]:
     for network in settings.turn_allow_peers:
         if not network.is_global:
             yield f"TAVERN_TURN_ALLOW_PEERS lets the relay reach {network}, where somebody in the call says he is there"
-    for network in settings.trusted_proxies:
+    for network in decisions.trusted_proxies:
         if network.prefixlen == 0:
             yield f"TAVERN_TRUSTED_PROXIES={network} believes whatever address a client claims; limits are then useless"
     if decisions.db_path is None:

@@ -241,7 +241,7 @@ class _Server:
                 pong_timeout_s=settings.heartbeat_timeout_s,
                 frames_per_s=FRAMES_PER_S + FRAMES_PER_MESSAGE * settings.rate_messages,
             ),
-            trusted_proxies=settings.trusted_proxies,
+            trusted_proxies=decisions.trusted_proxies,
             max_connections=decisions.max_connections,
             max_per_source=settings.max_connections_per_address,
             domain=settings.domain,

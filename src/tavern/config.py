@@ -21,7 +21,7 @@ from cattrs.gen import make_dict_structure_fn, override
 from tavern import setting_values as values
 from tavern.addresses import IPAddress, parse_address
 from tavern.errors import SettingsError, SettingsProblem
-from tavern.setting_values import IPNetwork, Parser
+from tavern.setting_values import Gateway, IPNetwork, Parser
 
 DEV_SECRET = "tavern-dev-secret"  # noqa: S105  public on purpose: clients in people's hands carry it in their code
 StoreKind = Literal["sqlite", "memory"]
@@ -233,11 +233,11 @@ class Settings:
     origins: tuple[str, ...] = _setting(
         "TAVERN_ORIGINS", (), values.origins, "web pages that may use this server", shown_default="*"
     )
-    trusted_proxies: tuple[IPNetwork, ...] = _setting(
+    trusted_proxies: tuple[IPNetwork | Gateway, ...] = _setting(
         "TAVERN_TRUSTED_PROXIES",
         (ip_network("127.0.0.0/8"), ip_network("::1/128")),
-        values.networks,
-        "proxies whose forwarded client address counts",
+        values.proxies,
+        "proxies whose forwarded client address counts; gateway: the default gateway",
         shown_default="127.0.0.0/8,::1/128",
     )
     tls_cert: Path | None = _setting(

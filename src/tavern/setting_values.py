@@ -6,11 +6,16 @@ import re
 from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 from tavern.addresses import IPAddress, parse_address
 
 IPNetwork = IPv4Network | IPv6Network
+
+Gateway = Literal["gateway"]
+GATEWAY: Final = "gateway"
+"""The machine's default gateway, whichever that is: in a container, where a proxy on its host comes from."""
+
 Parser = Callable[[str], Any]
 
 
@@ -90,6 +95,16 @@ def networks(text: str) -> tuple[IPNetwork, ...]:
         return tuple(ip_network(part.strip()) for part in text.split(",") if part.strip())
     except ValueError as error:
         raise ValueError(f"must be address ranges such as 192.168.1.0/24, separated by commas ({error})") from None
+
+
+def proxies(text: str) -> tuple[IPNetwork | Gateway, ...]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return tuple(GATEWAY if part == GATEWAY else ip_network(part) for part in parts)
+    except ValueError as error:
+        raise ValueError(
+            f"must be address ranges such as 192.168.1.0/24, or the word gateway, separated by commas ({error})"
+        ) from None
 
 
 def external_addresses(text: str) -> tuple[IPAddress, ...]:

@@ -7,6 +7,7 @@ import resource
 import secrets
 import socket
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 
 import attrs
@@ -15,7 +16,8 @@ import trio
 from tavern.addresses import IPAddress, parse_address
 from tavern.config import DEV_SECRET, Settings
 from tavern.errors import StartupError
-from tavern.relay.addresses import primary_ipv4, primary_ipv6
+from tavern.relay.addresses import default_gateways, primary_ipv4, primary_ipv6
+from tavern.setting_values import GATEWAY, IPNetwork
 from tavern.store.secret import load_or_create_secret
 from tavern.store.sqlite import refuse_no_file
 from tavern.turn.shared_ports import SharedPortsMode, shared_range
@@ -42,6 +44,7 @@ class Decisions:
     db_path: Path | None
     """None in memory mode."""
     advertised_addresses: tuple[IPAddress, ...]
+    trusted_proxies: tuple[IPNetwork, ...]
     certificate: ServerCertificate | None
     max_connections: int
     max_allocations: int
@@ -55,6 +58,7 @@ async def decide(settings: Settings, environment: Mapping[str, str]) -> Decision
     turn_secrets = _turn_secrets(settings, db_path, environment)
     server_secret = _server_secret(db_path)
     advertised, warnings = await advertised_addresses(settings)
+    trusted_proxies, proxy_warnings = _trusted_proxies(settings)
     descriptors = raise_descriptor_limit() - _RESERVED_DESCRIPTORS - len(shared_relay_ports(settings)) * len(advertised)
     # Half each: neither a crowd at the door nor one at the relay takes the other's.
     max_connections = max(min(settings.max_connections or descriptors // 2, descriptors - _MIN_PLACES), _MIN_PLACES)
@@ -64,11 +68,27 @@ async def decide(settings: Settings, environment: Mapping[str, str]) -> Decision
         static_credentials=settings.turn_rest and any(_operators_secrets(settings)),
         db_path=db_path,
         advertised_addresses=advertised,
+        trusted_proxies=trusted_proxies,
         certificate=certificate,
         max_connections=max_connections,
         max_allocations=max(descriptors - max(max_connections, descriptors // 2), _MIN_PLACES),
-        warnings=warnings,
+        warnings=(*warnings, *proxy_warnings),
     )
+
+
+def _trusted_proxies(settings: Settings) -> tuple[tuple[IPNetwork, ...], tuple[str, ...]]:
+    """The ranges, and what to warn of."""
+    ranges: list[IPNetwork] = []
+    warnings: list[str] = []
+    for proxy in settings.trusted_proxies:
+        if proxy != GATEWAY:
+            ranges.append(proxy)
+            continue
+        gateways = sorted(default_gateways(), key=str)
+        ranges += [ip_network(gateway) for gateway in gateways]
+        if not gateways:
+            warnings.append("TAVERN_TRUSTED_PROXIES names the gateway, and this machine has none")
+    return tuple(ranges), tuple(warnings)
 
 
 def shared_relay_ports(settings: Settings) -> range:

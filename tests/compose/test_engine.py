@@ -11,11 +11,14 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 from playwright.sync_api import sync_playwright
 
 from tavern.client import open_client
+from tavern.client.websocket import open_websocket
+from tavern.relay.addresses import primary_ipv4
 from tests.compose.engine import Engine, NoEngine, Stack, base_names, import_base, running_engine
 from tests.end_to_end.browser import Visitor, chromium, write_tone
 from tests.end_to_end.server import free_port
@@ -220,6 +223,36 @@ async def test_fifty_people_fit_beside_everything_else(stack: Stack) -> None:
     assert busy < MEMORY_MB / 4
 
 
+async def test_a_proxy_on_the_host_is_believed_where_it_is_said_to_be_one(stack: Stack) -> None:
+    """The host comes from the container's gateway: with `TAVERN_TRUSTED_PROXIES=gateway` it may speak for others."""
+    forwarded = [(b"X-Forwarded-For", b"203.0.113.77")]
+    for believed in (True, False):
+        changed = attrs.evolve(
+            stack, settings={**stack.settings, "TAVERN_TRUSTED_PROXIES": "gateway" if believed else ""}
+        )
+        changed.compose("up", "-d", "--wait")
+        async with open_websocket(url(stack, "ws"), extra_headers=forwarded) as client:
+            await client.send_message('{"type":"get-ice-servers"}')
+            await client.get_message()
+        assert ("client=203.0.113.77" in changed.log()) == believed
+
+
+def test_on_the_hosts_network_it_has_the_hosts_ports(engine: Engine, checkout: Path, stack: Stack) -> None:
+    stack.compose("stop")
+    overlay = checkout / "compose" / "compose.host.yaml"
+    port = str(free_port())
+    settings = {"PORT": port, "TAVERN_TURN_PORT": str(free_port()), "TAVERN_TURNS_PORT": str(free_port())}
+    host = Stack(engine, (stack.files[0], overlay, stack.files[1]), settings)
+    host.compose("up", "-d", "--wait")
+    with urllib.request.urlopen(f"http://localhost:{port}/health", timeout=5) as response:
+        assert json.load(response)["status"] == "ok"
+    assert f"relay address    {primary_ipv4()}" in host.log()
+    assert "49152-65535 (UDP)" in host.log()
+    assert host.container()["NetworkSettings"]["Ports"] in ({}, None)
+    host.compose("stop")
+    stack.compose("up", "-d", "--wait")
+
+
 def test_it_stops_in_time(stack: Stack) -> None:
     started = time.monotonic()
     stack.compose("stop")
@@ -229,9 +262,11 @@ def test_it_stops_in_time(stack: Stack) -> None:
     stack.compose("up", "-d", "--wait")
 
 
-def test_compose_accepts_the_file_as_users_have_it(engine: Engine, checkout: Path) -> None:
-    file = str(checkout / "compose" / "docker-compose.yml")
-    assert engine.docker("compose", "-f", file, "config", "-q") == b""
+def test_compose_accepts_the_files_as_users_have_them(engine: Engine, checkout: Path) -> None:
+    directory = checkout / "compose"
+    for overlay in ([], ["compose.host.yaml"]):
+        files = [part for name in ["docker-compose.yml", *overlay] for part in ("-f", str(directory / name))]
+        assert engine.docker("compose", *files, "config", "-q") == b""
 
 
 def memory_mb(stack: Stack) -> float:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import socket
+import sys
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 
 import ifaddr
 
@@ -20,6 +23,22 @@ def interface_addresses() -> frozenset[IPAddress]:
     for adapter in ifaddr.get_adapters():
         for ip in adapter.ips:
             found.add(parse_address(ip.ip if isinstance(ip.ip, str) else ip.ip[0]))
+    return frozenset(found)
+
+
+def default_gateways(routes: Path = Path("/proc/net")) -> frozenset[IPAddress]:
+    """Where this machine's default routes lead; empty where there are none, or the kernel does not say (Linux does)."""
+    found: set[IPAddress] = set()
+    with suppress(OSError):
+        for line in (routes / "route").read_text().splitlines()[1:]:
+            _interface, destination, gateway = line.split()[:3]
+            if int(destination, 16) == 0 and int(gateway, 16):
+                found.add(IPv4Address(int(gateway, 16).to_bytes(4, sys.byteorder)))
+    with suppress(OSError):
+        for line in (routes / "ipv6_route").read_text().splitlines():
+            fields = line.split()
+            if int(fields[0], 16) == 0 and int(fields[1], 16) == 0 and int(fields[4], 16):
+                found.add(IPv6Address(int(fields[4], 16)))
     return frozenset(found)
 
 
