@@ -49,7 +49,18 @@ PURE_STANDARD_LIBRARY_DENIED = frozenset(
 PURE_THIRD_PARTY_ALLOWED = frozenset({"attrs", "cattrs", "cryptography", "msgspec"})
 # The one importer of all shells, and what starts it.
 TOP = frozenset(
-    {"app", "announcement", "listening", "startup", "cli", "data_commands", "exposition", "doctor", "__main__"}
+    {
+        "app",
+        "announcement",
+        "listening",
+        "startup",
+        "cli",
+        "data_commands",
+        "exposition",
+        "doctor",
+        "notify",
+        "__main__",
+    }
 )
 # Each shell package may import the pure modules, itself, and these shells.
 SHELL_MAY_IMPORT = {

@@ -20,6 +20,7 @@ from tavern.exposition import Exposition, watch_loop_lag
 from tavern.listening import Listening, addresses, listen
 from tavern.logs import log_event
 from tavern.metrics import Metrics
+from tavern.notify import notify
 from tavern.relay.service import Relay, RelayConfig
 from tavern.signaling import ice
 from tavern.signaling.address_hashes import address_hash
@@ -86,7 +87,7 @@ async def serve(
             nursery.start_soon(shutdown.watch, signals)
             with shutdown.deciding:
                 decisions = await decide(settings, environment)
-                await _run(settings, decisions, announce, shutdown, task_status)
+                await _run(settings, decisions, environment, announce, shutdown, task_status)
     log_event(_log, logging.INFO, "stopped")
 
 
@@ -115,6 +116,7 @@ class _Shutdown:
 async def _run(
     settings: Settings,
     decisions: Decisions,
+    environment: Mapping[str, str],
     announce: Callable[[str], None],
     shutdown: _Shutdown,
     task_status: trio.TaskStatus[Running],
@@ -149,7 +151,9 @@ async def _run(
                     announce(line)
                 task_status.started(Running(addresses(listening.http), stun))
                 log_event(_log, logging.INFO, "started")
+                notify(environment, "READY=1")
                 await shutdown.requested.wait()
+                notify(environment, "STOPPING=1")
                 log_event(_log, logging.INFO, "draining", peers=server.metrics.connected_peers)
                 await _drain(server, door)
                 at_once()
