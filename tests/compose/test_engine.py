@@ -253,6 +253,12 @@ def test_on_the_hosts_network_it_has_the_hosts_ports(engine: Engine, checkout: P
     stack.compose("up", "-d", "--wait")
 
 
+async def test_its_doctor_finds_no_problem_inside(stack: Stack) -> None:
+    found = json.loads(stack.compose("exec", "-T", "signaling", "tavern", "doctor", "--json"))
+    assert found["ok"], found
+    assert {finding["subject"] for finding in found["findings"]} >= {"settings", "database", "disk", "relay's address"}
+
+
 def test_it_stops_in_time(stack: Stack) -> None:
     started = time.monotonic()
     stack.compose("stop")
