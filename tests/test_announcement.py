@@ -41,6 +41,7 @@ def said(data_path: ChosenDataPath = NATIVE, **variables: str) -> str:
         server_secret=b"secret",
         static_credentials=False,
         db_path=None,
+        control_path=None,
         advertised_addresses=(ip_address("9.9.9.9"),),
         certificate=None,
         max_connections=16,

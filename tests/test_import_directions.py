@@ -40,6 +40,7 @@ PURE = frozenset(
         "web.proxies",
         "client.events",
         "client.objects",
+        "control.messages",
         "doctor.findings",
     }
 )
@@ -47,7 +48,7 @@ PURE_STANDARD_LIBRARY_DENIED = frozenset(
     {"socket", "ssl", "select", "selectors", "threading", "time", "sqlite3", "asyncio", "subprocess", "signal"}
 )
 PURE_THIRD_PARTY_ALLOWED = frozenset({"attrs", "cattrs", "cryptography", "msgspec"})
-# The one importer of all shells, and what starts it.
+# The one importer of all shells, what starts it, and what an operator asks for.
 TOP = frozenset(
     {
         "app",
@@ -56,15 +57,18 @@ TOP = frozenset(
         "startup",
         "cli",
         "data_commands",
-        "exposition",
         "doctor",
+        "exposition",
         "notify",
+        "operations",
+        "operator_commands",
         "__main__",
     }
 )
 # Each shell package may import the pure modules, itself, and these shells.
 SHELL_MAY_IMPORT = {
     "client": frozenset[str](),
+    "control": frozenset({"logs"}),
     "logs": frozenset[str](),
     "metrics": frozenset[str](),
     "relay": frozenset({"logs"}),

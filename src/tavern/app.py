@@ -15,12 +15,14 @@ import trio
 from tavern.addresses import SocketAddress
 from tavern.announcement import announcement
 from tavern.config import DEV_SECRET, Settings, host_without_port, port_in_host
+from tavern.control.server import open_control_socket, serve_control
 from tavern.errors import StartupError
 from tavern.exposition import Exposition, watch_loop_lag
 from tavern.listening import Listening, addresses, listen
 from tavern.logs import log_event
 from tavern.metrics import Metrics
 from tavern.notify import notify
+from tavern.operations import Operations
 from tavern.relay.service import Relay, RelayConfig
 from tavern.signaling import ice
 from tavern.signaling.address_hashes import address_hash
@@ -147,6 +149,10 @@ async def _run(
                     door.abort()
 
                 shutdown.at_once = at_once
+                if decisions.control_path is not None:
+                    control = open_control_socket(decisions.control_path)
+                    operations = server.make_operations(decisions, shutdown.requested.set)
+                    connections.start_soon(serve_control, decisions.control_path, control, operations.perform)
                 for line in announcement(settings, decisions, listening, relay.chosen_data_path):
                     announce(line)
                 task_status.started(Running(addresses(listening.http), stun))
@@ -229,6 +235,17 @@ class _Server:
                 create=settings.create,
                 create_keys=settings.create_keys,
             ),
+        )
+
+    def make_operations(self, decisions: Decisions, drain: Callable[[], None]) -> Operations:
+        return Operations(
+            metrics=self.metrics,
+            registry=self.registry,
+            store=self._store,
+            relay=self._relay,
+            certificate=decisions.certificate,
+            static_credentials=decisions.static_credentials,
+            drain=drain,
         )
 
     def make_door(self, decisions: Decisions) -> Door:

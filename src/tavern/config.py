@@ -57,6 +57,13 @@ class Settings:
     db_path: Path | None = _setting(
         "TAVERN_DB_PATH", None, values.path, "SQLite file", shown_default="tavern/tavern.db in your data directory"
     )
+    control_socket: Path | Literal["off"] | None = _setting(
+        "TAVERN_CONTROL_SOCKET",
+        None,
+        values.path_or_off,
+        "where tavern ctl and tavern top reach the server, or off",
+        shown_default="control.sock beside the database",
+    )
     turn_secret: str | None = _setting(
         "TAVERN_TURN_SECRET",
         None,

@@ -161,6 +161,10 @@ def origins(text: str) -> tuple[str, ...]:
     return given
 
 
+def path_or_off(text: str) -> Path | Literal["off"]:
+    return "off" if text == "off" else path(text)
+
+
 def path(text: str) -> Path:
     try:
         path = Path(text).expanduser()

@@ -6,7 +6,7 @@ import os
 import resource
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import trio
 
 from tavern.addresses import IPAddress, parse_address
 from tavern.config import DEV_SECRET, Settings
+from tavern.control.messages import MAX_PATH_BYTES
 from tavern.errors import StartupError
 from tavern.relay.addresses import default_gateways, primary_ipv4, primary_ipv6
 from tavern.setting_values import GATEWAY, IPNetwork
@@ -43,6 +44,8 @@ class Decisions:
     """Whether credentials that somebody computed from them are accepted."""
     db_path: Path | None
     """None in memory mode."""
+    control_path: Path | None
+    """None where there is no control socket."""
     advertised_addresses: tuple[IPAddress, ...]
     trusted_proxies: tuple[IPNetwork, ...]
     certificate: ServerCertificate | None
@@ -59,6 +62,7 @@ async def decide(settings: Settings, environment: Mapping[str, str]) -> Decision
     server_secret = _server_secret(db_path)
     advertised, warnings = await advertised_addresses(settings)
     trusted_proxies, proxy_warnings = _trusted_proxies(settings)
+    control = control_path(settings, environment)
     descriptors = raise_descriptor_limit() - _RESERVED_DESCRIPTORS - len(shared_relay_ports(settings)) * len(advertised)
     # Half each: neither a crowd at the door nor one at the relay takes the other's.
     max_connections = max(min(settings.max_connections or descriptors // 2, descriptors - _MIN_PLACES), _MIN_PLACES)
@@ -67,12 +71,13 @@ async def decide(settings: Settings, environment: Mapping[str, str]) -> Decision
         server_secret=server_secret,
         static_credentials=settings.turn_rest and any(_operators_secrets(settings)),
         db_path=db_path,
+        control_path=control,
         advertised_addresses=advertised,
         trusted_proxies=trusted_proxies,
         certificate=certificate,
         max_connections=max_connections,
         max_allocations=max(descriptors - max(max_connections, descriptors // 2), _MIN_PLACES),
-        warnings=(*warnings, *proxy_warnings),
+        warnings=(*warnings, *proxy_warnings, *_control_warnings(settings, db_path, control)),
     )
 
 
@@ -126,6 +131,24 @@ def database_path(settings: Settings, environment: Mapping[str, str]) -> Path | 
     path = settings.db_path or data_directory(environment, "TAVERN_DB_PATH") / "tavern.db"
     refuse_no_file(path)  # before a secret is put beside it
     return path
+
+
+def control_path(settings: Settings, environment: Mapping[str, str]) -> Path | None:
+    """Where the control socket is: what was set, or beside the database; None where there is none, or its name would be
+    too long.
+    """
+    if settings.control_socket == "off":
+        return None
+    if settings.control_socket is not None:
+        return settings.control_socket
+    path = database_path(settings, environment)
+    beside = path.parent / "control.sock" if path else None
+    return beside if beside and len(os.fsencode(beside)) <= MAX_PATH_BYTES else None
+
+
+def _control_warnings(settings: Settings, db_path: Path | None, control: Path | None) -> Iterator[str]:
+    if settings.control_socket is None and db_path is not None and control is None:
+        yield f"no control socket: {db_path.parent}/control.sock is too long a name; set TAVERN_CONTROL_SOCKET"
 
 
 def _secret_path(db_path: Path | None, environment: Mapping[str, str]) -> Path:

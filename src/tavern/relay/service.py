@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, IPv6Network
 import attrs
 import trio
 
-from tavern.addresses import IPAddress, SocketAddress, parse_address
+from tavern.addresses import IPAddress, SocketAddress, format_socket_address, parse_address
 from tavern.errors import StartupError
 from tavern.logs import log_event
 from tavern.relay.addresses import interface_addresses
@@ -257,6 +257,33 @@ class Relay:
         """A credential of this open session, for new allocations within `lifetime_s` seconds."""
         session = self._sessions[peer_id]
         return self._server.credentials.mint(session.id, lifetime_s, self._wall_clock())
+
+    def static_credential(self, user: str, lifetime_s: int) -> Credential:
+        """One of the operator's own, that belongs to no session. ValueError for too long a user."""
+        return self._server.credentials.mint(user, lifetime_s, self._wall_clock())
+
+    def allocations(self) -> list[dict[str, object]]:
+        """All of them, for the operator."""
+        now = time.monotonic()
+        return [
+            {
+                "allocation": allocation.id,
+                "transport": allocation.five_tuple.transport.value,
+                "client": format_socket_address(*allocation.five_tuple.client),
+                "relayed": [format_socket_address(*relayed.address) for relayed in allocation.relayed.values()],
+                "permissions": len(allocation.permissions),
+                "channels": len(allocation.channels),
+                "expires_in_s": round(allocation.expires_at - now),
+            }
+            for allocation in self._server.allocations
+        ]
+
+    def close_allocation(self, allocation_id: int) -> bool:
+        """Whether there was one; it ends at once, and its client learns by silence."""
+        found = next((one for one in self._server.allocations if one.id == allocation_id), None)
+        if found is not None:
+            self._execute_and_time(self._server.client_gone(found.five_tuple))
+        return found is not None
 
     # What signaling observes. Ends of allocations that follow take effect at once.
 

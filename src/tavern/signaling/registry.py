@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -125,6 +125,21 @@ class Registry:
         with suppress(RoomFailed):  # the room's task has it
             self.act(room, lambda: self.presence.disconnect(peer))
         self.absorb(peer)
+
+    def peers(self) -> Iterator[Peer]:
+        """All that are connected, or may come back."""
+        return iter(self._admitted)
+
+    def find(self, peer_id: str) -> Peer | None:
+        """Who has this id, if he is connected. Looks through all: for operators."""
+        return next((peer for peer in self._admitted if peer.peer_id == peer_id), None)
+
+    def expel(self, peer: Peer) -> None:
+        """The operator closes the peer's connection: it left everything, and those it was with know."""
+        room = peer.place.room if peer.place else None
+        with suppress(RoomFailed):  # the room's task has it
+            self.act(room, lambda: self.presence.disconnect(peer))
+        self._execute(Close(peer, CLOSE_POLICY_VIOLATION, "closed by the operator"))
 
     def is_connected(self, peer: Peer) -> bool:
         """Whether the peer may act still: neither has its connection ended nor was it told to."""

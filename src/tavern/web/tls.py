@@ -46,6 +46,11 @@ class ServerCertificate:
             self._renew()
         return self._context
 
+    def reload(self) -> None:
+        """The files are read again now, if they changed. Used inside trio."""
+        self._looked_at = trio.current_time()
+        self._renew()
+
     def _renew(self) -> None:
         version = self._look()
         if version == self._version:
