@@ -62,6 +62,7 @@ TOP = frozenset(
         "notify",
         "operations",
         "operator_commands",
+        "readiness",
         "__main__",
     }
 )

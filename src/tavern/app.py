@@ -23,6 +23,7 @@ from tavern.logs import log_event
 from tavern.metrics import Metrics
 from tavern.notify import notify
 from tavern.operations import Operations
+from tavern.readiness import Readiness
 from tavern.relay.service import Relay, RelayConfig
 from tavern.signaling import ice
 from tavern.signaling.address_hashes import address_hash
@@ -251,7 +252,16 @@ class _Server:
     def make_door(self, decisions: Decisions) -> Door:
         settings = self._settings
         exposition = Exposition(self.metrics, self.registry, self._store, self._relay)
-        health = Health(lambda: self.draining, self._store.tavern_count, self._metrics_answer, exposition.render)
+        listening = self._listening
+        stun = tuple(listener.address for listener in listening.udp)
+        streams = addresses(listening.turn_tcp or listening.http)
+        health = Health(
+            draining=lambda: self.draining,
+            taverns=self._store.tavern_count,
+            metrics=self._metrics_answer,
+            exposition=exposition.render,
+            readiness=Readiness(stun, streams, self._store).look,
+        )
         return Door(
             app=make_app(health),
             serve_peer=self._signaling.serve,

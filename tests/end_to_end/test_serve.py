@@ -77,6 +77,17 @@ def test_health_and_metrics_answer_as_promised(server: RunningServer) -> None:
     assert isinstance(metrics["uptime"], int)
 
 
+def test_ready_says_what_was_looked_at(server: RunningServer) -> None:
+    first = server.get_json("/ready")
+    assert first["status"] == "ready"
+    checks = first["checks"]
+    assert isinstance(checks, dict)
+    assert {name.split(" ")[0] for name in checks} == {"stun", "store"}
+    assert f"stun udp 0.0.0.0:{server.turn_port}" in checks
+    assert f"stun tcp 0.0.0.0:{server.turn_port}" in checks
+    assert set(checks.values()) == {"ok"}
+
+
 def test_serve_says_what_is_open_where(server: RunningServer) -> None:
     said = "".join(server.lines)
     assert f"Tavern is open at http://localhost:{server.http_port}/" in said

@@ -109,8 +109,12 @@ async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
     return answer
 
 
+async def all_is_well() -> dict[str, str]:
+    return {}
+
+
 def make_door(**changes: Any) -> Door:
-    health = Health(lambda: False, lambda: 7, lambda: {"uptime": 1}, lambda accept: (b"up 1\n", accept))
+    health = Health(lambda: False, lambda: 7, lambda: {"uptime": 1}, lambda accept: (b"up 1\n", accept), all_is_well)
     arguments: dict[str, Any] = {
         "app": make_app(health),
         "serve_peer": echo,
@@ -187,9 +191,10 @@ async def test_our_own_client_says_what_answered_where_no_websocket_is(nursery: 
 
 
 async def test_health_of_a_draining_server_is_503(nursery: trio.Nursery) -> None:
-    app = make_app(Health(lambda: True, lambda: 7, dict, lambda accept: (b"", accept)))
+    app = make_app(Health(lambda: True, lambda: 7, dict, lambda accept: (b"", accept), all_is_well))
     opened = await open_door(nursery, app=app)
     assert parse(await opened.exchange(get("/health")))[0] == 503
+    assert parse(await opened.exchange(get("/ready")))[0] == 503
     nursery.cancel_scope.cancel()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any
@@ -43,6 +43,8 @@ class Health:
     metrics: Callable[[], dict[str, Any]]
     exposition: Callable[[str], tuple[bytes, str]]
     """By an Accept header: the metrics as Prometheus reads them, and their media type."""
+    readiness: Callable[[], Awaitable[dict[str, str]]]
+    """What was looked at lately, and `ok` or what is wrong with it."""
 
 
 @attrs.frozen
@@ -61,6 +63,12 @@ def make_app(health: Health) -> ASGIApp:
             return JSONResponse({"status": "draining", "taverns": health.taverns()}, status_code=503)
         return JSONResponse({"status": "ok", "taverns": health.taverns()})
 
+    async def get_ready(_request: Request) -> Response:
+        checks = {"draining": "the server is about to stop"} if health.draining() else await health.readiness()
+        ready = all(found == "ok" for found in checks.values())
+        status = "ready" if ready else "not ready"
+        return JSONResponse({"status": status, "checks": checks}, status_code=200 if ready else 503)
+
     async def get_metrics(request: Request) -> Response:
         accept = request.headers.get("accept", "")
         if any(media_type in accept for media_type in _EXPOSITION_TYPES):
@@ -77,6 +85,7 @@ def make_app(health: Health) -> ASGIApp:
     app = Starlette(
         routes=[
             Route("/health", get_health),
+            Route("/ready", get_ready),
             Route("/metrics", get_metrics),
             Route("/", get_page),
             Route("/join/{tavern_id}", get_page),
