@@ -30,6 +30,7 @@ CACHE = REPOSITORY / ".cache" / "docker"
 
 SUITE = "bookworm"
 PACKAGES = "ca-certificates,python3,python3-venv"
+NGINX_PACKAGES = "ca-certificates,nginx-light"
 COMPOSE_SUITE = "trixie"
 """The first Debian that has Compose v2."""
 
@@ -116,7 +117,7 @@ def running_engine(directory: Path) -> Iterator[Engine]:
         *(program("dockerd", "docker.io"), "-H", f"unix://{directory}/docker.sock"),
         *("--data-root", str(directory / "data"), "--exec-root", str(directory / "exec")),
         *("--pidfile", str(directory / "docker.pid")),
-        *("--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"),
+        *("--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false", "--bridge=none"),
     ]
     path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
     with log.open("wb") as output:
@@ -144,6 +145,8 @@ def _end(engine: Engine) -> None:
         listed = subprocess.run(["docker", "ps", "-aq"], env=engine.environment, capture_output=True, text=True)
         if containers := listed.stdout.split():
             subprocess.run(["docker", "rm", "-fv", *containers], env=engine.environment, capture_output=True)
+        # Their bridges are the machine's, and would stay.
+        subprocess.run(["docker", "network", "prune", "-f"], env=engine.environment, capture_output=True)
         engine.process.send_signal(signal.SIGTERM)
         engine.process.wait(30)
     for line in Path("/proc/mounts").read_text().splitlines():
@@ -160,21 +163,30 @@ def base_names(dockerfile: Path) -> set[str]:
 
 def import_base(engine: Engine, name: str) -> None:
     """A Debian with Python under the name that the Dockerfile begins with. It has the machine's certificates."""
-    archive = _base_archive()
-    with archive.open("rb") as stream:
-        subprocess.run(["docker", "import", "-", name], env=engine.environment, stdin=stream, check=True, timeout=120)
+    _import(engine, name, PACKAGES)
 
 
-def _base_archive() -> Path:
-    key = hashlib.sha256(f"{SUITE} {PACKAGES} {CERTIFICATES.read_bytes()!r}".encode()).hexdigest()[:16]
+def import_nginx(engine: Engine, name: str) -> None:
+    """A Debian with nginx, which it starts, as the official image does."""
+    _import(engine, name, NGINX_PACKAGES, "--change", 'CMD ["nginx", "-g", "daemon off;"]')
+
+
+def _import(engine: Engine, name: str, packages: str, *options: str) -> None:
+    with _archive_of(packages).open("rb") as stream:
+        command = ["docker", "import", *options, "-", name]
+        subprocess.run(command, env=engine.environment, stdin=stream, check=True, timeout=120)
+
+
+def _archive_of(packages: str) -> Path:
+    key = hashlib.sha256(f"{SUITE} {packages} {CERTIFICATES.read_bytes()!r}".encode()).hexdigest()[:16]
     archive = CACHE / f"base-{key}.tar"
     if not archive.exists():
-        _say("making the base image")
+        _say(f"making a base image with {packages}")
         root, unfinished = CACHE / f"root-{os.getpid()}", CACHE / f".base-{os.getpid()}"
         CACHE.mkdir(parents=True, exist_ok=True)
         try:
             debootstrap = program("debootstrap", "debootstrap")
-            command = [debootstrap, "--variant=minbase", f"--include={PACKAGES}", SUITE, str(root), MIRROR]
+            command = [debootstrap, "--variant=minbase", f"--include={packages}", SUITE, str(root), MIRROR]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=COMMAND_LIMIT_S)
             shutil.copy(CERTIFICATES, root / "etc/ssl/certs/ca-certificates.crt")
             for package in (root / "var/cache/apt/archives").glob("*.deb"):

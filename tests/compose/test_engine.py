@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import ssl
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -14,12 +15,13 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
+import trustme
 from playwright.sync_api import sync_playwright
 
 from tavern.client import open_client
 from tavern.client.websocket import open_websocket
 from tavern.relay.addresses import primary_ipv4
-from tests.compose.engine import Engine, NoEngine, Stack, base_names, import_base, running_engine
+from tests.compose.engine import Engine, NoEngine, Stack, base_names, import_base, import_nginx, running_engine
 from tests.end_to_end.browser import Visitor, chromium, write_tone
 from tests.end_to_end.server import free_port
 
@@ -253,6 +255,35 @@ def test_on_the_hosts_network_it_has_the_hosts_ports(engine: Engine, checkout: P
     stack.compose("up", "-d", "--wait")
 
 
+async def test_with_nginx_in_front_it_is_https_and_people_keep_their_addresses(
+    engine: Engine, checkout: Path, stack: Stack, tmp_path: Path
+) -> None:
+    import_nginx(engine, "nginx:stable")
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    certificate.private_key_pem.write_to_path(tmp_path / "privkey.pem")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "fullchain.pem")
+    stack.compose("stop")
+    ports = {"TAVERN_HTTP_PORT": str(free_port()), "TAVERN_HTTPS_PORT": str(free_port())}
+    settings = {**stack.settings, **ports, "TAVERN_CERT_DIR": str(tmp_path)}
+    proxied = Stack(engine, (stack.files[0], checkout / "compose" / "compose.nginx.yaml", stack.files[1]), settings)
+    proxied.compose("up", "-d", "--wait")
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    at = f"localhost:{ports['TAVERN_HTTPS_PORT']}"
+    health = await trio.to_thread.run_sync(first_answer, f"https://{at}/health", context, proxied)
+    assert json.loads(health)["status"] == "ok"
+    # The address that it is forwarded for is nginx's word; what the client says of itself is not heard.
+    forged = [(b"X-Forwarded-For", b"203.0.113.99")]
+    async with open_websocket(f"wss://{at}/", ssl_context=context, extra_headers=forged) as client:
+        await client.send_message('{"type":"get-ice-servers"}')
+        assert "ice-servers" in await client.get_message()
+    [line] = [line for line in proxied.log().splitlines() if "peer-connected" in line]
+    assert re.search(r"client=172\.31\.255\.1\b", line), line  # the gateway: this engine's proxy hides who it was
+    proxied.compose("down")
+    stack.compose("up", "-d", "--wait")
+
+
 async def test_its_doctor_finds_no_problem_inside(stack: Stack) -> None:
     found = json.loads(stack.compose("exec", "-T", "signaling", "tavern", "doctor", "--json"))
     assert found["ok"], found
@@ -270,9 +301,21 @@ def test_it_stops_in_time(stack: Stack) -> None:
 
 def test_compose_accepts_the_files_as_users_have_them(engine: Engine, checkout: Path) -> None:
     directory = checkout / "compose"
-    for overlay in ([], ["compose.host.yaml"]):
+    for overlay in ([], ["compose.host.yaml"], ["compose.nginx.yaml"]):
         files = [part for name in ["docker-compose.yml", *overlay] for part in ("-f", str(directory / name))]
         assert engine.docker("compose", *files, "config", "-q") == b""
+
+
+def first_answer(address: str, context: ssl.SSLContext, stack: Stack) -> bytes:
+    """Of nginx, whose container counts as up before it listens."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=5, context=context) as response:
+                return bytes(response.read())
+        except OSError as error:
+            assert time.monotonic() < deadline, f"{error}: {stack.compose('logs', 'nginx').decode()}"
+            time.sleep(0.1)
 
 
 def memory_mb(stack: Stack) -> float:
