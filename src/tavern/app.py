@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -137,6 +138,8 @@ async def _run(
             rooms_nursery.start_soon(watch_loop_lag, metrics)
             await rooms_nursery.start(server.registry.run)
             in_use = server.registry.presence.is_in_use
+            if _is_supervised():
+                rooms_nursery.start_soon(_reload_on_hangup, decisions)
             rooms_nursery.start_soon(expire_taverns, store, settings.tavern_ttl_days, in_use)
             async with _supervised("connections") as connections, _supervised("listeners") as listeners_nursery:
                 door = server.make_door(decisions)
@@ -164,6 +167,20 @@ async def _run(
                 log_event(_log, logging.INFO, "draining", peers=server.metrics.connected_peers)
                 await _drain(server, door)
                 at_once()
+
+
+def _is_supervised() -> bool:
+    """Whether SIGHUP means "read anew" here, and not that the terminal is gone, or nothing (nohup)."""
+    return not sys.stdin.isatty() and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+
+
+async def _reload_on_hangup(decisions: Decisions) -> None:
+    """The certificate is read again when SIGHUP asks for it. Settings are the environment's, which is read at start."""
+    with trio.open_signal_receiver(signal.SIGHUP) as hangups:
+        async for _ in hangups:
+            if decisions.certificate is not None:
+                decisions.certificate.reload()
+            log_event(_log, logging.INFO, "reloaded", certificate=decisions.certificate is not None)
 
 
 async def _drain(server: _Server, door: Door) -> None:

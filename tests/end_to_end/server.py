@@ -87,6 +87,7 @@ def running_server(
     process = subprocess.Popen(
         [*inside, sys.executable, "-m", "tavern", "serve"],
         env=environment(tmp, **(settings or {})),
+        stdin=subprocess.DEVNULL,  # as under a supervisor, also where the suite runs in a terminal
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

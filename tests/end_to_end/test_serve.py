@@ -10,6 +10,7 @@ import sqlite3
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -75,6 +76,28 @@ def test_health_and_metrics_answer_as_promised(server: RunningServer) -> None:
     assert relay["dataPath"] == ("native" if has_native() else "python")
     assert (relay["allocations"], relay["packetsFromClients"], relay["dropped"]["no_permission"]) == (0, 0, 0)
     assert isinstance(metrics["uptime"], int)
+
+
+def test_a_hangup_has_the_certificate_read_again_and_ends_nobody(tmp_path: Path) -> None:
+    def certify(authority: trustme.CA) -> None:
+        certificate = authority.issue_cert("localhost")
+        certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+        certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+
+    certify(trustme.CA())
+    settings = {"TAVERN_TLS_CERT": str(tmp_path / "cert.pem"), "TAVERN_TLS_KEY": str(tmp_path / "key.pem")}
+    with running_server(settings) as server:
+        renewed = trustme.CA()
+        certify(renewed)
+        server.process.send_signal(signal.SIGHUP)
+        while not any("reloaded" in line for line in server.lines):
+            assert server.process.poll() is None
+            time.sleep(0.01)
+        context = ssl.create_default_context()
+        renewed.configure_trust(context)
+        with urlopen(f"{server.url}health", timeout=5, context=context) as response:
+            assert response.status == 200
+        assert server.stop() == 0
 
 
 def test_ready_says_what_was_looked_at(server: RunningServer) -> None:
