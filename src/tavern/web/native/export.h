@@ -14,9 +14,9 @@ struct group;
 struct connection;
 
 /* Each record in the events is this, and `size` bytes of data behind it. */
-enum event_kind { /* RECEIVED is to be looked at last */
-    EVENT_RECEIVED,  /* what the connection's client sent, for Python to read; nothing: it is gone */
-    EVENT_UNSENT,    /* what of its messages the kernel did not take; `other`: whether a part of the first one has left */
+enum event_kind {
+    EVENT_RECEIVED,  /* what the connection's client sent, for Python to read after all else; nothing: it is gone */
+    EVENT_UNSENT,    /* what of its messages the kernel did not take; `other`: whether a part of the first has left */
     EVENT_BROKEN,    /* nothing can be written to it any more */
     EVENT_ANNOUNCED, /* the connection told the one with the number `other` of this address */
 };
@@ -45,6 +45,7 @@ void tavern_web_close_group(struct group *group); /* which nobody is in */
 
 /* A socket that does not block, by a number that no other one has. The descriptor is the caller's. Held at first. */
 struct connection *tavern_web_add(int fd, uint64_t number);
+
 /* `poller`: NULL where it is closed. */
 void tavern_web_remove(struct poller *poller, struct connection *connection);
 

@@ -26,8 +26,8 @@ struct message {
     unsigned kept; /* all that its receiver is told, but for `type` and `from` */
 };
 
-/* Whether this is a whole offer, answer or candidate to one other, in plain words: a JSON object of strings, ASCII, nothing
- * twice, none but the usual escapes. All else may be in order or not: Python says. */
+/* Whether this is a whole offer, answer or candidate to one other, in plain words: a JSON object of strings, ASCII,
+ * nothing twice, none but the usual escapes. All else may be in order or not: Python says. */
 bool message_read(const uint8_t *data, size_t size, struct message *message);
 
 /* What its receiver is told; `to` has room for the text that was read, `from` and 64 bytes. */
