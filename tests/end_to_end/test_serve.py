@@ -86,12 +86,18 @@ def test_a_hangup_has_the_certificate_read_again_and_ends_nobody(tmp_path: Path)
 
     certify(trustme.CA())
     settings = {"TAVERN_TLS_CERT": str(tmp_path / "cert.pem"), "TAVERN_TLS_KEY": str(tmp_path / "key.pem")}
-    with running_server(settings) as server:
+    # As a supervisor starts it: what runs these tests may have been told to ignore hangups, and that is inherited.
+    deaf_no_more = (
+        "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); os.execv(sys.executable, sys.argv[1:])"
+    )
+    with running_server(settings, inside=(sys.executable, "-c", deaf_no_more)) as server:
         renewed = trustme.CA()
         certify(renewed)
         server.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 10
         while not any("reloaded" in line for line in server.lines):
             assert server.process.poll() is None
+            assert time.monotonic() < deadline
             time.sleep(0.01)
         context = ssl.create_default_context()
         renewed.configure_trust(context)
