@@ -13,10 +13,7 @@ from tavern.config import (
     DEV_SECRET,
     SETTINGS,
     VARIABLES,
-    host_without_port,
-    is_loopback_name,
     load_settings,
-    port_in_host,
     unknown_variables,
 )
 from tavern.errors import SettingsError
@@ -187,54 +184,3 @@ def test_each_setting_has_an_option_of_its_name_and_a_line_of_help() -> None:
     assert options["TAVERN_TURN_MIN_PORT"] == "--turn-min-port"
     assert len(set(options.values())) == len(SETTINGS)
     assert all(setting.text and setting.default for setting in SETTINGS)
-
-
-@pytest.mark.parametrize(
-    ("header", "host"),
-    [
-        ("localhost:3001", "localhost"),
-        ("Tavern.example.com", "tavern.example.com"),
-        ("192.168.1.5:3001", "192.168.1.5"),
-        ("[2001:db8::7]:3001", "2001:db8::7"),
-        ("", None),
-        ("a b", None),
-        ("user@host", None),
-        ("host/path", None),
-        ("[::1", None),
-        ("x" * 400, None),
-    ],
-)
-def test_the_host_header_without_its_port(header: str, host: str | None) -> None:
-    assert host_without_port(header) == host
-
-
-@pytest.mark.parametrize(
-    ("header", "port"),
-    [
-        ("tavern.example.com:8443", 8443),
-        ("tavern.example.com", None),
-        ("[2001:db8::7]:3001", 3001),
-        ("[2001:db8::7]", None),
-        ("host:", None),
-        ("host:x", None),
-        ("host:99999", None),
-        ("user@host:1", None),
-    ],
-)
-def test_the_port_in_the_host_header(header: str, port: int | None) -> None:
-    assert port_in_host(header) == port
-
-
-@pytest.mark.parametrize(
-    ("name", "loopback"),
-    [
-        ("localhost", True),
-        ("pony.localhost", True),
-        ("127.0.0.1", True),
-        ("[::1]", True),
-        ("192.168.1.5", False),
-        ("localhost.example.com", False),
-    ],
-)
-def test_names_that_reach_only_the_machine_itself(name: str, loopback: bool) -> None:
-    assert is_loopback_name(name) is loopback

@@ -15,10 +15,11 @@ import trio
 
 from tavern.addresses import SocketAddress
 from tavern.announcement import announcement
-from tavern.config import DEV_SECRET, Settings, host_without_port, port_in_host
+from tavern.config import DEV_SECRET, Settings
 from tavern.control.server import open_control_socket, serve_control
 from tavern.errors import StartupError
 from tavern.exposition import Exposition, watch_loop_lag
+from tavern.host_names import host_without_port, port_in_host
 from tavern.listening import Listening, addresses, listen
 from tavern.logs import log_event
 from tavern.metrics import Metrics
@@ -47,6 +48,7 @@ from tavern.turn.budget import GB
 from tavern.turn.shared_ports import SharedPortsMode
 from tavern.web.asgi import Health, make_app
 from tavern.web.door import Door
+from tavern.web.handshake import TlsSide
 from tavern.web.native.library import NoNativePoller
 from tavern.web.native.poller import NativePoller
 from tavern.web.poller import Poller, PythonPoller
@@ -295,7 +297,7 @@ class _Server:
             domain=settings.domain,
             origins=settings.origins,
             poller=_choose_poller(settings, self.registry),
-            tls=decisions.certificate.context if decisions.certificate else None,
+            tls=TlsSide(decisions.certificate.context, settings.domain) if decisions.certificate else None,
         )
 
     def _ice_servers(self, transport: Transport, peer_id: str) -> dict[str, object]:

@@ -7,20 +7,19 @@ compose file's test and the README's table are made from the same list.
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import attrs
 from cattrs import ClassValidationError, Converter
 from cattrs.gen import make_dict_structure_fn, override
 
 from tavern import setting_values as values
-from tavern.addresses import IPAddress, parse_address
+from tavern.addresses import IPAddress
 from tavern.errors import SettingsError, SettingsProblem
+from tavern.host_names import is_loopback_name
 from tavern.setting_values import Gateway, IPNetwork, Parser
 
 DEV_SECRET = "tavern-dev-secret"  # noqa: S105  public on purpose: clients in people's hands carry it in their code
@@ -362,34 +361,3 @@ def unknown_variables(environment: Mapping[str, str]) -> tuple[str, ...]:
             hint = f"; did you mean {close[0]}?" if close else ""
             lines.append(f"{name} is not a setting and has no effect{hint}")
     return tuple(lines)
-
-
-def is_loopback_name(host: str) -> bool:
-    """Whether a Host header's name (no port) reaches only the machine that it is used on."""
-    name = host.strip("[]").lower()
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return parse_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def port_in_host(host_header: str) -> int | None:
-    """The port in a Host header; None where it names none, or is malformed."""
-    if host_without_port(host_header) is None:
-        return None
-    try:
-        return urlsplit(f"//{host_header}").port
-    except ValueError:
-        return None
-
-
-def host_without_port(host_header: str) -> str | None:
-    """The name or address in a Host header, IPv6 without brackets; None where it is missing or malformed."""
-    if not host_header or len(host_header) > 300 or re.search(r"[\s/@\\?#,]", host_header):
-        return None
-    try:
-        return urlsplit(f"//{host_header}").hostname
-    except ValueError:
-        return None

@@ -31,6 +31,7 @@ from tavern.turn.five_tuple import FiveTuple
 from tavern.web import frames
 from tavern.web.asgi import Health, make_app
 from tavern.web.door import Door
+from tavern.web.handshake import TlsSide
 from tavern.web.heads import MAX_HEAD_BYTES
 from tavern.web.listeners import open_listeners
 from tavern.web.streams import LentStream
@@ -588,7 +589,7 @@ async def test_with_a_certificate_the_port_speaks_https_and_wss(nursery: trio.Nu
     authority.issue_cert("localhost").configure_cert(server_context)
     client_context = ssl.create_default_context()
     authority.configure_trust(client_context)
-    opened = await open_door(nursery, tls=lambda: server_context)
+    opened = await open_door(nursery, tls=TlsSide(lambda: server_context))
     stream = await trio.open_ssl_over_tcp_stream("localhost", opened.port, ssl_context=client_context)
     await stream.send_all(get("/health"))
     answer = b""
@@ -603,9 +604,6 @@ async def test_with_a_certificate_the_port_speaks_https_and_wss(nursery: trio.Nu
         assert await ws.get_message() == "hello"
         await ws.send_message("close")
         assert await close_code(ws) == (1008, "you asked for it")
-    # Who types http:// is told.
-    status, _headers, body = parse(await opened.exchange(get("/")))
-    assert (status, body) == (400, b"This port speaks https and wss only.\n")
     # And garbage that looks like TLS harms nobody.
     await opened.exchange(b"\x16\x03\x01garbage" * 10)
     assert opened.door.metrics.failures == {}

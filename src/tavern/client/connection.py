@@ -37,8 +37,8 @@ from tavern.client.objects import (
     Tavern,
 )
 from tavern.client.websocket import open_websocket
-from tavern.config import is_loopback_name
 from tavern.errors import TavernError
+from tavern.host_names import is_loopback_name
 from tavern.signaling.messages import Identity, encode
 
 ANSWER_TIMEOUT_S = 10.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import socket
-import ssl
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
@@ -24,6 +23,7 @@ from tavern.logs import log_event
 from tavern.metrics import Metrics
 from tavern.setting_values import IPNetwork
 from tavern.turn.five_tuple import FiveTuple, Transport
+from tavern.web.handshake import TlsSide, begins_stun
 from tavern.web.heads import MAX_HEAD_BYTES, Head, Refused, answer, check_upgrade, read_first, read_head
 from tavern.web.heartbeat import Heartbeat
 from tavern.web.origins import is_allowed
@@ -33,7 +33,6 @@ from tavern.web.streams import AnyStream, LentStream, close_after_reading, tcp_s
 from tavern.web.websocket import Origin, Serve, WebSocketLimits, serve_websocket
 
 HEAD_TIMEOUT_S = 5.0
-TLS_HANDSHAKE_TIMEOUT_S = 10.0
 HTTP_TIMEOUT_S = 30.0
 """For one whole HTTP exchange: the page's largest file to a slow phone."""
 SOURCES_THAT_FIT = 4
@@ -47,8 +46,6 @@ UNSENT_BYTES = 16 * 1024
 ServeStun = Callable[[trio.abc.Stream, bytes, FiveTuple], Awaitable[None]]
 """Serves a STUN client: its stream, what was read of it already, its addresses. Does not close the stream."""
 
-_TLS_HANDSHAKE = 0x16  # the content type that every TLS connection begins with
-_LAST_STUN = 0x03  # RFC 7983: STUN begins with 0 to 3, which no HTTP method does
 _log = logging.getLogger("tavern.web")
 
 
@@ -83,8 +80,8 @@ class Door:
     """Web pages that may open a WebSocket here, besides the server's own and the desktop apps; none: all may."""
     poller: Poller = attrs.field(factory=PythonPoller)
     """Reads from all WebSockets; the door runs it."""
-    tls: Callable[[], ssl.SSLContext] | None = None
-    """For the next handshake. With it HTTP and WebSocket are served over TLS only."""
+    tls: TlsSide | None = None
+    """With it HTTP and WebSocket are served over TLS only."""
     head_timeout_s: float = HEAD_TIMEOUT_S
     _connections: int = attrs.field(default=0, init=False)
     _by_source: Counter[str] = attrs.field(factory=Counter, init=False)
@@ -190,27 +187,13 @@ class Door:
             await self._no_websockets.wait()
 
     async def _secure(self, connection: trio.SocketStream) -> AnyStream:
-        if self.tls is None:
-            return connection
-        with trio.move_on_after(TLS_HANDSHAKE_TIMEOUT_S):
-            first = await connection.socket.recv(1, trio.socket.MSG_PEEK)
-            if _begins_stun(first):
-                return connection
-            if first and first[0] != _TLS_HANDSHAKE:
-                # Somebody typed http:// (or garbage): say so in the language that they speak.
-                await connection.send_all(answer(Refused("400 Bad Request", "This port speaks https and wss only.")))
-                await close_after_reading(connection)
-                raise trio.ClosedResourceError("plain text on a TLS port")
-            secured = trio.SSLStream(connection, self.tls(), server_side=True, https_compatible=True)
-            await secured.do_handshake()
-            return secured
-        raise trio.BrokenResourceError("no TLS handshake in time")
+        return connection if self.tls is None else await self.tls.secure(connection)
 
     async def _serve(self, stream: AnyStream) -> None:
         try:
             ends_at = trio.current_time() + self.head_timeout_s
             first = await read_first(stream, ends_at)
-            if _begins_stun(first):
+            if begins_stun(first):
                 await self._serve_stun(stream, first)
                 return
             head = await read_head(stream, first, ends_at)
@@ -297,10 +280,6 @@ def _socket_address(name: tuple[Any, ...]) -> SocketAddress:
     """An address of a socket; that of a link-local one has its interface's number as the zone, `fe80::1%2`."""
     scope = name[3] if len(name) == 4 else 0
     return f"{name[0]}%{scope}" if scope else name[0], name[1]
-
-
-def _begins_stun(first: bytes) -> bool:
-    return bool(first) and first[0] <= _LAST_STUN
 
 
 # No resource here takes a body, and no other protocol is switched to: hypercorn would answer `Upgrade: h2c`.

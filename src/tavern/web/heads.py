@@ -103,9 +103,13 @@ def _too_large() -> Refused:
 
 
 def answer(refused: Refused) -> bytes:
-    body = refused.line + "\n"
-    extra = refused.extra_header + "\r\n" if refused.extra_header else ""
-    return (
-        f"HTTP/1.1 {refused.status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
-        f"{extra}Connection: close\r\n\r\n{body}"
-    ).encode()
+    return text_answer(refused.status, refused.line.encode() + b"\n", refused.extra_header)
+
+
+def text_answer(status: str, body: bytes, extra_header: str = "") -> bytes:
+    extra = extra_header + "\r\n" if extra_header else ""
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {len(body)}\r\n"
+        f"{extra}Connection: close\r\n\r\n"
+    )
+    return head.encode() + body
