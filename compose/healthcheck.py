@@ -21,7 +21,8 @@ def check() -> None:
         host = "127.0.0.1"
     port = int(os.environ.get("PORT", "").strip() or "3001")
     connection: http.client.HTTPConnection
-    if os.environ.get("TAVERN_TLS_CERT", "").strip():
+    acme = os.environ.get("TAVERN_ACME", "").strip().lower() in {"on", "1"}
+    if acme or os.environ.get("TAVERN_TLS_CERT", "").strip():
         # The certificate is the domain's, this connection never leaves the container: there is no name to verify.
         unverified = ssl._create_unverified_context()  # noqa: S323
         connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=unverified)

@@ -44,11 +44,12 @@ def said(data_path: ChosenDataPath = NATIVE, **variables: str) -> str:
         control_path=None,
         advertised_addresses=(ip_address("9.9.9.9"),),
         certificate=None,
+        certificate_files=None,
         max_connections=16,
         max_allocations=16,
         warnings=(),
     )
-    listening = Listening([cast("Listener", Listens())], [cast("Any", Listens())], [], [], None)
+    listening = Listening([cast("Listener", Listens())], [cast("Any", Listens())], [], [], [], None)
     return "\n".join(announcement(settings, decisions, listening, data_path))
 
 

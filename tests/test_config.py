@@ -184,3 +184,31 @@ def test_each_setting_has_an_option_of_its_name_and_a_line_of_help() -> None:
     assert options["TAVERN_TURN_MIN_PORT"] == "--turn-min-port"
     assert len(set(options.values())) == len(SETTINGS)
     assert all(setting.text and setting.default for setting in SETTINGS)
+
+
+ACME = {"TAVERN_ACME": "on", "TAVERN_DOMAIN": "tavern.example.com"}
+
+
+def test_a_certificate_of_an_authority_is_one() -> None:
+    assert load_settings(ACME).tls
+    assert load_settings({**ACME, "TAVERN_REDIRECT_PORT": "80"}).redirect_port == 80
+
+
+@pytest.mark.parametrize(
+    ("changed", "variable", "word"),
+    [
+        ({"TAVERN_DOMAIN": "localhost"}, "TAVERN_DOMAIN", "certificates are for names"),
+        ({"TAVERN_DOMAIN": ""}, "TAVERN_DOMAIN", "certificates are for names"),
+        ({"TAVERN_DOMAIN": "192.0.2.7"}, "TAVERN_DOMAIN", "certificates are for names"),
+        ({"TAVERN_TLS_CERT": "/a", "TAVERN_TLS_KEY": "/b"}, "TAVERN_ACME", "of your own"),
+        ({"TAVERN_ACME_DIRECTORY": "http://acme.example.org/dir"}, "TAVERN_ACME_DIRECTORY", "https://"),
+        ({"TAVERN_ACME_EMAIL": "nobody"}, "TAVERN_ACME_EMAIL", "e-mail"),
+        ({"TAVERN_ACME": "off", "TAVERN_REDIRECT_PORT": "80"}, "TAVERN_REDIRECT_PORT", "needs https"),
+    ],
+)
+def test_what_a_certificate_cannot_be_had_with_is_named(changed: dict[str, str], variable: str, word: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings({**ACME, **changed})
+    [problem] = refused.value.problems
+    assert problem.variable == variable
+    assert word in problem.allowed

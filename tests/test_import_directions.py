@@ -11,6 +11,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "tavern"
 PURE = frozenset(
     {
         "__init__",
+        "acme.schedule",
         "addresses",
         "config",
         "errors",
@@ -70,6 +71,7 @@ TOP = frozenset(
 )
 # Each shell package may import the pure modules, itself, and these shells.
 SHELL_MAY_IMPORT = {
+    "acme": frozenset({"logs", "store", "web"}),
     "client": frozenset[str](),
     "control": frozenset({"logs"}),
     "logs": frozenset[str](),
@@ -140,13 +142,16 @@ def prefixes(dotted: str) -> list[str]:
 
 THIRD_PARTY = frozenset(
     {
+        "acme",
         "anyio",
         "attrs",
         "cattrs",
         "h11",
         "hypercorn",
         "ifaddr",
+        "josepy",
         "msgspec",
+        "requests",
         "starlette",
         "trio",
         "trio_websocket",

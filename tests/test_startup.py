@@ -263,3 +263,10 @@ def test_gateways_are_read_as_the_kernel_writes_them(tmp_path: Path) -> None:
     expected = {ip_address("192.168.0.1"), ip_address("fd00::1")} if sys.byteorder == "little" else set()
     assert default_gateways(tmp_path) == expected
     assert default_gateways(tmp_path / "nothing") == set()
+
+
+def test_who_asks_no_authority_pays_nothing_for_it() -> None:
+    """What is needed to ask takes 8 MB."""
+    loaded = "import sys, tavern.app; print(sorted({'acme', 'josepy', 'requests'} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
+    assert shown.stdout == "[]\n"

@@ -44,6 +44,15 @@ def source_key(host: str) -> str:
     return str(IPv6Address(int(address) >> 64 << 64)) + "/64"
 
 
+def is_address(host: str) -> bool:
+    """Whether it is a numeric address and no name."""
+    try:
+        parse_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def format_socket_address(host: str, port: int) -> str:
     """`host:port` with IPv6 in brackets, as in URLs."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tavern.acme.files import CertificateFiles
 from tavern.addresses import IPAddress, SocketAddress, format_socket_address
 from tavern.config import DEV_SECRET, Settings
 from tavern.listening import Listening, addresses
@@ -26,12 +27,22 @@ def announcement(
     yield f"  STUN and TURN    {_where(tuple(listener.address for listener in listening.udp))} (UDP, TCP)"
     if listening.turn_tls:
         yield f"  TURN over TLS    {_where(addresses(listening.turn_tls))} (TCP)"
+    if listening.redirect:
+        yield f"  plain http       {_where(addresses(listening.redirect))} (TCP: sent to https)"
+    if decisions.certificate_files is not None:
+        yield f"  certificate      {_certificate(decisions.certificate_files)}"
     yield f"  relay ports      {_relay_ports(settings)}"
     yield f"  relay address    {', '.join(map(str, decisions.advertised_addresses))}"
     yield f"  relayed by       {'compiled code' if data_path.name == 'native' else f'Python ({data_path.reason})'}"
     yield f"  taverns kept in  {decisions.db_path or 'memory'}"
     for warning in _warnings(settings, decisions):
         yield f"  warning: {warning}"
+
+
+def _certificate(files: CertificateFiles) -> str:
+    if files.renewal_due_at() is None:
+        return f"being asked for at {files.directory.name}; until it comes browsers warn of this server"
+    return f"{files.certificate}, renewed by itself"
 
 
 def _relay_ports(settings: Settings) -> str:
@@ -72,8 +83,8 @@ def _warnings(settings: Settings, decisions: Decisions) -> Iterator[str]:
     yield from decisions.warnings
     if not settings.tls:
         yield (
-            "browsers give a microphone only to https pages and to localhost: for other machines set TAVERN_TLS_CERT "
-            "and TAVERN_TLS_KEY, or put a proxy with https in front"
+            "browsers give a microphone only to https pages and to localhost: for other machines set TAVERN_ACME=on, "
+            "or TAVERN_TLS_CERT and TAVERN_TLS_KEY, or put a proxy with https in front"
         )
     if settings.turn_secret == DEV_SECRET:
         yield (

@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import attrs
@@ -47,12 +48,16 @@ from tavern.store.sqlite import open_sqlite_store
 from tavern.turn.budget import GB
 from tavern.turn.shared_ports import SharedPortsMode
 from tavern.web.asgi import Health, make_app
+from tavern.web.challenges import Challenges
 from tavern.web.door import Door
 from tavern.web.handshake import TlsSide
 from tavern.web.native.library import NoNativePoller
 from tavern.web.native.poller import NativePoller
 from tavern.web.poller import Poller, PythonPoller
 from tavern.web.websocket import WebSocketLimits
+
+if TYPE_CHECKING:
+    from tavern.acme.renewal import Renewal
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 DRAIN_S = 3.0
@@ -140,8 +145,10 @@ async def _run(
             rooms_nursery.start_soon(watch_loop_lag, metrics)
             await rooms_nursery.start(server.registry.run)
             in_use = server.registry.presence.is_in_use
+            if server.renewal is not None:
+                rooms_nursery.start_soon(server.renewal.run)
             if _is_supervised():
-                rooms_nursery.start_soon(_reload_on_hangup, decisions)
+                rooms_nursery.start_soon(_reload_on_hangup, server.reload)
             rooms_nursery.start_soon(expire_taverns, store, settings.tavern_ttl_days, in_use)
             async with _supervised("connections") as connections, _supervised("listeners") as listeners_nursery:
                 door = server.make_door(decisions)
@@ -176,13 +183,11 @@ def _is_supervised() -> bool:
     return not sys.stdin.isatty() and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
 
 
-async def _reload_on_hangup(decisions: Decisions) -> None:
+async def _reload_on_hangup(reload: Callable[[], bool]) -> None:
     """The certificate is read again when SIGHUP asks for it. Settings are the environment's, which is read at start."""
     with trio.open_signal_receiver(signal.SIGHUP) as hangups:
         async for _ in hangups:
-            if decisions.certificate is not None:
-                decisions.certificate.reload()
-            log_event(_log, logging.INFO, "reloaded", certificate=decisions.certificate is not None)
+            log_event(_log, logging.INFO, "reloaded", certificate=reload())
 
 
 async def _drain(server: _Server, door: Door) -> None:
@@ -239,6 +244,9 @@ class _Server:
         self._store = store
         self._relay = relay
         self._listening = listening
+        self._certificate = decisions.certificate
+        self._challenges = Challenges()
+        self.renewal = _renewal(settings, decisions, self._challenges)
         taverns = Taverns(self.registry, store, partial(address_hash, decisions.server_secret))
         self._signaling = Signaling(
             registry=self.registry,
@@ -257,13 +265,21 @@ class _Server:
             ),
         )
 
+    def reload(self) -> bool:
+        """The certificate is read again, and asked for where it could not be got; returns whether there is one."""
+        if self.renewal is not None:
+            self.renewal.look_now()
+        if self._certificate is not None:
+            self._certificate.reload()
+        return self._certificate is not None
+
     def make_operations(self, decisions: Decisions, drain: Callable[[], None]) -> Operations:
         return Operations(
             metrics=self.metrics,
             registry=self.registry,
             store=self._store,
             relay=self._relay,
-            certificate=decisions.certificate,
+            reload=self.reload,
             static_credentials=decisions.static_credentials,
             drain=drain,
         )
@@ -297,8 +313,13 @@ class _Server:
             domain=settings.domain,
             origins=settings.origins,
             poller=_choose_poller(settings, self.registry),
-            tls=TlsSide(decisions.certificate.context, settings.domain) if decisions.certificate else None,
+            tls=self._tls_side(),
         )
+
+    def _tls_side(self) -> TlsSide | None:
+        if self._certificate is None:
+            return None
+        return TlsSide(self._certificate.context, self._settings.domain, self._challenges)
 
     def _ice_servers(self, transport: Transport, peer_id: str) -> dict[str, object]:
         settings = self._settings
@@ -333,6 +354,14 @@ class _Server:
             "bytesToClients": statistics.bytes_to_clients,
             "dropped": statistics.drops,
         }
+
+
+def _renewal(settings: Settings, decisions: Decisions, challenges: Challenges) -> Renewal | None:
+    if decisions.certificate_files is None:
+        return None
+    from tavern.acme.renewal import Renewal  # with what it asks by: 8 MB, which no other server needs
+
+    return Renewal(decisions.certificate_files, challenges, settings.acme_directory, settings.acme_email)
 
 
 def _choose_poller(settings: Settings, registry: Registry) -> Poller:

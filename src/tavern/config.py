@@ -7,7 +7,7 @@ compose file's test and the README's table are made from the same list.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from cattrs import ClassValidationError, Converter
 from cattrs.gen import make_dict_structure_fn, override
 
 from tavern import setting_values as values
-from tavern.addresses import IPAddress
+from tavern.addresses import IPAddress, is_address
 from tavern.errors import SettingsError, SettingsProblem
 from tavern.host_names import is_loopback_name
 from tavern.setting_values import Gateway, IPNetwork, Parser
@@ -251,6 +251,30 @@ class Settings:
     )
     tls_key: Path | None = _setting("TAVERN_TLS_KEY", None, values.path, "its private key (PEM)", shown_default="none")
 
+    acme: bool = _setting(
+        "TAVERN_ACME",
+        False,
+        values.on_off,
+        "the certificate is got from an authority and renewed by itself; you agree to its terms (on, off)",
+        shown_default="off",
+    )
+    acme_email: str | None = _setting(
+        "TAVERN_ACME_EMAIL", None, values.email, "where that authority may write to", shown_default="none"
+    )
+    acme_directory: str = _setting(
+        "TAVERN_ACME_DIRECTORY",
+        "https://acme-v02.api.letsencrypt.org/directory",
+        values.https_url,
+        "which authority that is (RFC 8555): Let's Encrypt",
+    )
+    redirect_port: int | None = _setting(
+        "TAVERN_REDIRECT_PORT",
+        None,
+        values.integer(0, 65535),
+        "port more for plain http, which is sent to https: 80 (0: any free)",
+        shown_default="none",
+    )
+
     @property
     def is_local(self) -> bool:
         """Whether no real domain was set: the server is for this machine or home, under its address."""
@@ -258,7 +282,7 @@ class Settings:
 
     @property
     def tls(self) -> bool:
-        return self.tls_cert is not None
+        return self.tls_cert is not None or self.acme
 
 
 @attrs.frozen
@@ -334,6 +358,7 @@ def _contradictions(settings: Settings, given: Mapping[str, str]) -> list[Settin
     for one, other in (("TAVERN_TLS_CERT", "TAVERN_TLS_KEY"), ("TAVERN_TLS_KEY", "TAVERN_TLS_CERT")):
         if one in given and other not in given:
             problems.append(SettingsProblem(other, "", f"must be set as well, since {one} is"))
+    problems.extend(_tls_contradictions(settings))
     if settings.create == "listed" and not settings.create_keys:
         problems.append(SettingsProblem("TAVERN_CREATE_KEYS", "", "must be set with TAVERN_CREATE=listed"))
     if settings.turn_previous_secret == DEV_SECRET:
@@ -349,6 +374,17 @@ def _contradictions(settings: Settings, given: Mapping[str, str]) -> list[Settin
             )
         )
     return problems
+
+
+def _tls_contradictions(settings: Settings) -> Iterator[SettingsProblem]:
+    if settings.acme and settings.tls_cert is not None:
+        yield SettingsProblem("TAVERN_ACME", "on", "must be off while TAVERN_TLS_CERT names a certificate of your own")
+    if settings.acme and (settings.is_local or is_address(settings.domain)):
+        allowed = "must be the name that people reach this server by, with TAVERN_ACME: certificates are for names"
+        yield SettingsProblem("TAVERN_DOMAIN", settings.domain, allowed)
+    if settings.redirect_port is not None and not settings.tls:
+        allowed = "needs https to send people to: set TAVERN_ACME, or TAVERN_TLS_CERT and TAVERN_TLS_KEY"
+        yield SettingsProblem("TAVERN_REDIRECT_PORT", str(settings.redirect_port), allowed)
 
 
 def unknown_variables(environment: Mapping[str, str]) -> tuple[str, ...]:

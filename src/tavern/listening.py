@@ -30,13 +30,15 @@ class Listening:
     """Empty where `http` has the port already."""
     turn_tls: list[trio.SocketListener]
     """Empty without TLS, and where another has the port already."""
+    redirect: list[trio.SocketListener]
+    """For plain http, which is sent to https; empty where none is set."""
     turns_port: int | None
     """Where TURN over TLS is reached; None without TLS."""
 
     @property
     def tcp(self) -> list[trio.SocketListener]:
         """For the door."""
-        return [*self.http, *self.turn_tcp, *self.turn_tls]
+        return [*self.http, *self.turn_tcp, *self.turn_tls, *self.redirect]
 
     @property
     def turn_port(self) -> int:
@@ -62,7 +64,11 @@ async def listen(settings: Settings) -> AsyncIterator[Listening]:
             turn_tls = await open_listeners(hosts, turns_port, "TAVERN_TURNS_PORT")
             stack.callback(_close, turn_tls)
             turns_port = addresses(turn_tls)[0][1]
-        yield Listening(udp, http, turn_tcp, turn_tls, turns_port)
+        redirect: list[trio.SocketListener] = []
+        if settings.redirect_port is not None:
+            redirect = await open_listeners(hosts, settings.redirect_port, "TAVERN_REDIRECT_PORT")
+            stack.callback(_close, redirect)
+        yield Listening(udp, http, turn_tcp, turn_tls, redirect, turns_port)
 
 
 def addresses(listeners: Iterable[trio.SocketListener]) -> tuple[SocketAddress, ...]:

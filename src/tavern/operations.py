@@ -14,7 +14,6 @@ from tavern.relay.service import Relay
 from tavern.signaling.registry import Registry
 from tavern.signaling.rooms import Channel, Peer
 from tavern.store.base import Store
-from tavern.web.tls import ServerCertificate
 
 DEFAULT_LIFETIME_S = 86_400
 MAX_LIFETIME_S = 30 * 86_400
@@ -28,7 +27,8 @@ class Operations:
     registry: Registry
     store: Store
     relay: Relay
-    certificate: ServerCertificate | None
+    reload: Callable[[], bool]
+    """Returns whether there was something to read again."""
     static_credentials: bool
     drain: Callable[[], None]
 
@@ -111,9 +111,8 @@ class Operations:
         return {"username": credential.username, "credential": credential.password, "expires_at": credential.expires_at}
 
     def _reload(self, _request: dict[str, Any]) -> dict[str, Any]:
-        if self.certificate is None:
+        if not self.reload():
             return {"reloaded": "nothing: there is no certificate, and settings are read at start"}
-        self.certificate.reload()
         return {"reloaded": "the certificate, for handshakes from now on; settings are read at start"}
 
     def _drain(self, _request: dict[str, Any]) -> dict[str, Any]:

@@ -161,6 +161,18 @@ def origins(text: str) -> tuple[str, ...]:
     return given
 
 
+def email(text: str) -> str:
+    if len(text) > 254 or not re.fullmatch(r"[^\s@,]+@[^\s@,]+\.[^\s@,]+", text):
+        raise ValueError("must be one e-mail address")
+    return text
+
+
+def https_url(text: str) -> str:
+    if len(text) > 500 or not re.fullmatch(r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?/[!-~]*", text):
+        raise ValueError("must be an https:// URL with a path")
+    return text
+
+
 def path_or_off(text: str) -> Path | Literal["off"]:
     return "off" if text == "off" else path(text)
 

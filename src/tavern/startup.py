@@ -13,6 +13,7 @@ from pathlib import Path
 import attrs
 import trio
 
+from tavern.acme.files import CertificateFiles
 from tavern.addresses import IPAddress, parse_address
 from tavern.config import DEV_SECRET, Settings
 from tavern.control.messages import MAX_PATH_BYTES
@@ -49,6 +50,8 @@ class Decisions:
     advertised_addresses: tuple[IPAddress, ...]
     trusted_proxies: tuple[IPNetwork, ...]
     certificate: ServerCertificate | None
+    certificate_files: CertificateFiles | None
+    """Those of a certificate that is got by itself (TAVERN_ACME)."""
     max_connections: int
     max_allocations: int
     warnings: tuple[str, ...]
@@ -57,7 +60,8 @@ class Decisions:
 async def decide(settings: Settings, environment: Mapping[str, str]) -> Decisions:
     """Raises SettingsError or StartupError for what cannot work; makes the secret's file where one is needed."""
     db_path = database_path(settings, environment)
-    certificate = server_certificate(settings)
+    certificate_files = acme_files(settings, db_path, environment)
+    certificate = server_certificate(settings, certificate_files)
     turn_secrets = _turn_secrets(settings, db_path, environment)
     server_secret = _server_secret(db_path)
     advertised, warnings = await advertised_addresses(settings)
@@ -75,6 +79,7 @@ async def decide(settings: Settings, environment: Mapping[str, str]) -> Decision
         advertised_addresses=advertised,
         trusted_proxies=trusted_proxies,
         certificate=certificate,
+        certificate_files=certificate_files,
         max_connections=max_connections,
         max_allocations=max(descriptors - max(max_connections, descriptors // 2), _MIN_PLACES),
         warnings=(*warnings, *proxy_warnings, *_control_warnings(settings, db_path, control)),
@@ -152,8 +157,11 @@ def _control_warnings(settings: Settings, db_path: Path | None, control: Path | 
 
 
 def _secret_path(db_path: Path | None, environment: Mapping[str, str]) -> Path:
-    directory = db_path.parent if db_path else data_directory(environment, "TAVERN_TURN_SECRET")
-    return directory / "turn-secret"
+    return _beside_data(db_path, environment, "TAVERN_TURN_SECRET") / "turn-secret"
+
+
+def _beside_data(db_path: Path | None, environment: Mapping[str, str], instead: str) -> Path:
+    return db_path.parent if db_path else data_directory(environment, instead)
 
 
 def data_directory(environment: Mapping[str, str], instead: str) -> Path:
@@ -205,8 +213,24 @@ async def _resolve(domain: str) -> tuple[IPAddress, ...]:
     return tuple(by_version[version] for version in sorted(by_version))
 
 
-def server_certificate(settings: Settings) -> ServerCertificate | None:
-    """The server's certificate, or None where none is set. Raises SettingsError for files that cannot be used."""
+def acme_files(settings: Settings, db_path: Path | None, environment: Mapping[str, str]) -> CertificateFiles | None:
+    """Where certificates that are got by TAVERN_ACME are kept; None without it. In memory mode as well: an authority
+    gives the same name only a few a week.
+    """
+    if not settings.acme:
+        return None
+    data = _beside_data(db_path, environment, "TAVERN_DB_PATH")
+    return CertificateFiles.beside(data, settings.acme_directory, settings.domain)
+
+
+def server_certificate(settings: Settings, files: CertificateFiles | None = None) -> ServerCertificate | None:
+    """The server's certificate, from its `files` or from those that are set; None where there is none.
+
+    Raises SettingsError or StartupError for files that cannot be used.
+    """
+    if files is not None:
+        files.prepare()
+        return ServerCertificate(files.certificate, files.certificate)
     if settings.tls_cert is None or settings.tls_key is None:
         return None
     return ServerCertificate(settings.tls_cert, settings.tls_key)

@@ -301,7 +301,7 @@ def test_it_stops_in_time(stack: Stack) -> None:
 
 def test_compose_accepts_the_files_as_users_have_them(engine: Engine, checkout: Path) -> None:
     directory = checkout / "compose"
-    for overlay in ([], ["compose.host.yaml"], ["compose.nginx.yaml"]):
+    for overlay in ([], ["compose.host.yaml"], ["compose.nginx.yaml"], ["compose.acme.yaml"]):
         files = [part for name in ["docker-compose.yml", *overlay] for part in ("-f", str(directory / name))]
         assert engine.docker("compose", *files, "config", "-q") == b""
 

@@ -62,6 +62,7 @@ def test_a_server_that_answers_is_healthy() -> None:
         assert check(PORT=str(port)) == (0, "")
         # As compose passes what is not set, and with every interface asked for.
         assert check(PORT=str(port), TAVERN_HOST="", TAVERN_TLS_CERT="") == (0, "")
+        assert check(PORT=str(port), TAVERN_ACME="off") == (0, "")
         assert check(PORT=str(port), TAVERN_HOST="0.0.0.0") == (0, "")
         assert check(PORT=str(port), TAVERN_HOST="127.0.0.1") == (0, "")
 
@@ -91,3 +92,5 @@ def test_with_a_certificate_it_asks_over_tls_whatever_the_name() -> None:
     trustme.CA().issue_cert("tavern.example.com").configure_cert(context)
     with serving(Handler, context) as port:
         assert check(PORT=str(port), TAVERN_TLS_CERT="/certs/chain.pem") == (0, "")
+        for on in ("on", "1", "ON"):
+            assert check(PORT=str(port), TAVERN_ACME=on) == (0, "")

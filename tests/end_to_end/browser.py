@@ -7,7 +7,7 @@ import math
 import struct
 import time
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -153,10 +153,13 @@ def chromium_path() -> str:
 
 
 @contextmanager
-def chromium(playwright: Playwright, *, tone: Path | None, executable: Path | None = None) -> Iterator[Browser]:
+def chromium(
+    playwright: Playwright, *, tone: Path | None, executable: Path | None = None, more_flags: Sequence[str] = ()
+) -> Iterator[Browser]:
     """Chromium, with a microphone that plays `tone`, or with none at all. `executable`: what starts it instead."""
     microphone = (*_MICROPHONE_FLAGS, f"--use-file-for-fake-audio-capture={tone}") if tone else ()
-    browser = playwright.chromium.launch(executable_path=executable or chromium_path(), args=[*_FLAGS, *microphone])
+    flags = [*_FLAGS, *microphone, *more_flags]
+    browser = playwright.chromium.launch(executable_path=executable or chromium_path(), args=flags)
     try:
         yield browser
     finally:

@@ -105,7 +105,8 @@ def running_server(
                 http_port = int(match[1])
             if match := re.match(r" +STUN and TURN +.*?:(\d+)\b", line):
                 turn_port = int(match[1])
-        scheme = "https" if settings and settings.get("TAVERN_TLS_CERT") else "http"
+        secured = settings and (settings.get("TAVERN_TLS_CERT") or settings.get("TAVERN_ACME"))
+        scheme = "https" if secured else "http"
         yield RunningServer(process, http_port, turn_port, lines, scheme)
     finally:
         if process.poll() is None:

@@ -12,7 +12,7 @@ import attrs
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
-from tavern.addresses import parse_address
+from tavern.addresses import is_address
 from tavern.client.events import (
     ChannelCreated,
     ChannelJoined,
@@ -303,15 +303,7 @@ def is_called(server: str, host: str) -> bool:
     """Whether a server that calls itself `server` is the one at `host`. One without a name is at an address."""
     if server == host.lower().removesuffix("."):
         return True
-    return is_loopback_name(server) and (is_loopback_name(host) or _is_address(host))
-
-
-def _is_address(host: str) -> bool:
-    try:
-        parse_address(host)
-    except ValueError:
-        return False
-    return True
+    return is_loopback_name(server) and (is_loopback_name(host) or is_address(host))
 
 
 def _lost(closed: ConnectionClosed) -> ConnectionLost:

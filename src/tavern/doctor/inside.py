@@ -10,7 +10,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -19,13 +19,14 @@ import attrs
 import trio
 from cryptography import x509
 
+from tavern.acme.files import is_self_signed
 from tavern.addresses import IPAddress
 from tavern.config import DEV_SECRET, Settings, load_settings, unknown_variables
 from tavern.doctor.findings import Finding, Level
 from tavern.doctor.relay import resolve
 from tavern.errors import SettingsError, StartupError
 from tavern.relay.addresses import interface_addresses, primary_ipv4, primary_ipv6
-from tavern.startup import advertised_addresses, database_path
+from tavern.startup import acme_files, advertised_addresses, database_path
 from tavern.store.copies import DataError, check
 
 FEW_DAYS = 14
@@ -49,7 +50,7 @@ async def examine_machine(environment: Mapping[str, str], report: Report) -> Non
     await _examine_data(settings, environment, report)
     _examine_ports(settings, report)
     await _examine_addresses(settings, report)
-    _examine_certificate(settings, report)
+    _examine_certificate(settings, environment, report)
 
 
 def _examine_settings(environment: Mapping[str, str], report: Report) -> Settings | None:
@@ -188,6 +189,8 @@ def _examine_ports(settings: Settings, report: Report) -> None:
     ]
     if settings.tls:
         ports.append(_Port(settings.turns_port, socket.SOCK_STREAM, "TAVERN_TURNS_PORT", "TURN over TLS"))
+    if settings.redirect_port is not None:
+        ports.append(_Port(settings.redirect_port, socket.SOCK_STREAM, "TAVERN_REDIRECT_PORT", "plain http"))
     for port in ports:
         protocol = "TCP" if port.kind == socket.SOCK_STREAM else "UDP"
         subject, name = f"port {port.number}/{protocol}", port.what
@@ -269,7 +272,7 @@ def _judged(address: IPAddress, settings: Settings, own: frozenset[IPAddress]) -
     )
 
 
-def _examine_certificate(settings: Settings, report: Report) -> None:
+def _examine_certificate(settings: Settings, environment: Mapping[str, str], report: Report) -> None:
     subject = "certificate"
     if not settings.tls:
         level = Level.NOTE if settings.is_local else Level.WARNING
@@ -279,17 +282,23 @@ def _examine_certificate(settings: Settings, report: Report) -> None:
                 subject,
                 "none is set: this server speaks plain http",
                 "browsers give a microphone only to https pages and to localhost",
-                "set TAVERN_TLS_CERT and TAVERN_TLS_KEY, or put a proxy with https in front",
+                "set TAVERN_ACME=on, or TAVERN_TLS_CERT and TAVERN_TLS_KEY, or put a proxy with https in front",
             )
         )
         return
-    assert settings.tls_cert is not None
-    assert settings.tls_key is not None
+    kept = _kept_certificate(settings, environment)
+    if kept is None:
+        report(_no_certificate_yet(settings))
+        return
+    chain, key = kept
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key)
-        certificate = x509.load_pem_x509_certificates(settings.tls_cert.read_bytes())[0]
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain, key)
+        certificate = x509.load_pem_x509_certificates(chain.read_bytes())[0]
     except (OSError, ValueError) as error:
-        report(Finding(Level.PROBLEM, subject, f"{settings.tls_cert}: {error}", "the server does not start"))
+        report(Finding(Level.PROBLEM, subject, f"{chain}: {error}", "the server does not start"))
+        return
+    if settings.acme and is_self_signed(certificate):
+        report(_no_certificate_yet(settings))
         return
     days = (certificate.not_valid_after_utc.timestamp() - time.time()) / _DAY_S
     ends_on = certificate.not_valid_after_utc.date()
@@ -311,11 +320,34 @@ def _examine_certificate(settings: Settings, report: Report) -> None:
                 subject,
                 f"it ends on {ends_on}, in {days:.0f} days",
                 "from then on browsers open nothing",
-                "certbot renew",
+                "docker compose logs signaling, or journalctl -u tavern, says why"
+                if settings.acme
+                else "certbot renew",
             )
         )
     else:
         report(Finding(Level.OK, subject, f"for {', '.join(names)}, until {ends_on}"))
+
+
+def _kept_certificate(settings: Settings, environment: Mapping[str, str]) -> tuple[Path, Path] | None:
+    """The files of its chain and its key; None where it has not been got yet."""
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        return settings.tls_cert, settings.tls_key
+    with suppress(StartupError):  # it has been reported with the database
+        files = acme_files(settings, database_path(settings, environment), environment)
+        if files is not None and files.certificate.exists():
+            return files.certificate, files.certificate
+    return None
+
+
+def _no_certificate_yet(settings: Settings) -> Finding:
+    return Finding(
+        Level.PROBLEM,
+        "certificate",
+        f"{settings.acme_directory} has issued none for {settings.domain} yet",
+        "browsers warn of this server, and refuse its relay",
+        "start the server; its log says why (challenge-failed): port 443 or 80 of the domain has to lead to it",
+    )
 
 
 def _names(certificate: x509.Certificate) -> list[str]:

@@ -37,13 +37,13 @@ def is_no_file(path: Path) -> bool:
 
 
 @contextmanager
-def taking_the_place_of(path: Path) -> Iterator[Path]:
+def taking_the_place_of(path: Path, mode: int = DATABASE_MODE) -> Iterator[Path]:
     """A new empty file beside `path`; it takes its place at the block's end, on the disk, and is gone after an error.
 
     Made by root it belongs to whoever owns the directory, as what it replaces did. Raises OSError.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, DATABASE_MODE))
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
     try:
         yield temporary
         give_to_owner(temporary)

@@ -1,0 +1,31 @@
+"""When certificates are renewed, and how patiently what fails is tried again."""
+
+from __future__ import annotations
+
+import pytest
+
+from tavern.acme.schedule import FIRST_RETRY_S, LAST_RETRY_S, renewal_due_at, retry_delay_s
+
+DAY_S = 86_400.0
+
+
+@pytest.mark.parametrize(("lifetime_days", "left_days"), [(90, 30), (45, 15), (6, 2)])
+def test_a_third_is_left_when_it_is_renewed(lifetime_days: int, left_days: int) -> None:
+    end = 1_000 + lifetime_days * DAY_S
+    assert end - renewal_due_at(1_000, end) == pytest.approx(left_days * DAY_S)
+
+
+def test_retries_slow_down_to_twice_a_day() -> None:
+    delays = [retry_delay_s(failures) for failures in range(1, 200)]
+    assert delays[:3] == [FIRST_RETRY_S, 2 * FIRST_RETRY_S, 4 * FIRST_RETRY_S]
+    assert delays == sorted(delays)
+    assert delays[-1] == LAST_RETRY_S == 12 * 3600
+
+
+def test_the_first_hour_has_fewer_failed_validations_than_are_allowed() -> None:
+    """Each try fails twice, once for each way; five an hour are allowed."""
+    at, tries = 0.0, 0
+    while at < 3600:
+        tries += 1
+        at += retry_delay_s(tries)
+    assert 2 * tries < 5
