@@ -230,10 +230,17 @@ def server_certificate(settings: Settings, files: CertificateFiles | None = None
     """
     if files is not None:
         files.prepare()
-        return ServerCertificate(files.certificate, files.certificate)
+    paths = certificate_paths(settings, files)
+    return None if paths is None else ServerCertificate(*paths)
+
+
+def certificate_paths(settings: Settings, files: CertificateFiles | None) -> tuple[Path, Path] | None:
+    """Where its chain and its key are, or will be; None where there is none."""
+    if files is not None:
+        return files.certificate, files.certificate
     if settings.tls_cert is None or settings.tls_key is None:
         return None
-    return ServerCertificate(settings.tls_cert, settings.tls_key)
+    return settings.tls_cert, settings.tls_key
 
 
 def raise_descriptor_limit() -> int:

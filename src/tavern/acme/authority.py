@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 import requests
+from acme import challenges, crypto_util, errors, messages
 from acme.client import ClientNetwork, ClientV2
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -20,7 +21,6 @@ from josepy.errors import Error as JoseError
 from josepy.jwa import ES256
 from josepy.jwk import JWK, JWKEC
 
-from acme import challenges, crypto_util, errors, messages
 from tavern import __version__
 
 REQUEST_TIMEOUT_S = 30

@@ -66,9 +66,7 @@ class CertificateFiles:
 
     def store(self, key_pem: bytes, chain_pem: bytes) -> None:
         """They are on the disk, and take the place of the ones before at once."""
-        create_private_directories(self.directory)
-        with taking_the_place_of(self.certificate, FILE_MODE) as temporary:
-            temporary.write_bytes(key_pem + chain_pem)
+        self._put(self.certificate, key_pem + chain_pem)
 
     def account_key(self) -> ec.EllipticCurvePrivateKey:
         """The account's: made and stored where there is none, or none that can be read."""
@@ -80,9 +78,7 @@ class CertificateFiles:
         if isinstance(key, ec.EllipticCurvePrivateKey):
             return key
         made = new_key()
-        create_private_directories(self.directory)
-        with taking_the_place_of(path, FILE_MODE) as temporary:
-            temporary.write_bytes(key_pem(made))
+        self._put(path, key_pem(made))
         return made
 
     def chain_pem(self) -> bytes:
@@ -96,6 +92,11 @@ class CertificateFiles:
         if is_self_signed(certificate):
             return None
         return renewal_due_at(certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp())
+
+    def _put(self, path: Path, pem: bytes) -> None:
+        create_private_directories(self.directory)
+        with taking_the_place_of(path, FILE_MODE) as temporary:
+            temporary.write_bytes(pem)
 
     def _is_usable(self) -> bool:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, closing
+from contextlib import AbstractContextManager, asynccontextmanager, closing, nullcontext
 from datetime import timedelta
 from functools import partial
 from typing import TypeVar
@@ -94,14 +94,13 @@ class Renewal:
     async def _obtain_by(self, authority: Authority, method: str) -> None:
         key = key_pem(new_key())
         order = await _in_thread(authority.order, self.files.domain, key, method)
-        if order.challenge is None:
+        with await self._offering(order.challenge):
             chain = await _in_thread(authority.finish, order)
-        else:
-            with await self._offering(order.challenge):
-                chain = await _in_thread(authority.finish, order)
         await _in_thread(self.files.store, key, chain)
 
-    async def _offering(self, challenge: Challenge) -> AbstractContextManager[None]:
+    async def _offering(self, challenge: Challenge | None) -> AbstractContextManager[None]:
+        if challenge is None:
+            return nullcontext()
         if challenge.method != TLS:
             return self.challenges.http(challenge.token, challenge.key_authorization)
         made = self_signed(self.files.domain, "ACME challenge", _CHALLENGE_LIFETIME, challenge.certificate_extension())

@@ -26,7 +26,7 @@ from tavern.doctor.findings import Finding, Level
 from tavern.doctor.relay import resolve
 from tavern.errors import SettingsError, StartupError
 from tavern.relay.addresses import interface_addresses, primary_ipv4, primary_ipv6
-from tavern.startup import acme_files, advertised_addresses, database_path
+from tavern.startup import acme_files, advertised_addresses, certificate_paths, database_path
 from tavern.store.copies import DataError, check
 
 FEW_DAYS = 14
@@ -331,13 +331,13 @@ def _examine_certificate(settings: Settings, environment: Mapping[str, str], rep
 
 def _kept_certificate(settings: Settings, environment: Mapping[str, str]) -> tuple[Path, Path] | None:
     """The files of its chain and its key; None where it has not been got yet."""
-    if settings.tls_cert is not None and settings.tls_key is not None:
-        return settings.tls_cert, settings.tls_key
-    with suppress(StartupError):  # it has been reported with the database
-        files = acme_files(settings, database_path(settings, environment), environment)
-        if files is not None and files.certificate.exists():
-            return files.certificate, files.certificate
-    return None
+    files = None
+    if settings.acme:
+        with suppress(StartupError):  # it has been reported with the database
+            files = acme_files(settings, database_path(settings, environment), environment)
+        if files is None or not files.certificate.exists():
+            return None
+    return certificate_paths(settings, files)
 
 
 def _no_certificate_yet(settings: Settings) -> Finding:
