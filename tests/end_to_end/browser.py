@@ -219,6 +219,14 @@ class Visitor:
     def sees_connected(self, name: str) -> None:
         self.page.locator('.person[data-state="connected"]', has_text=name).wait_for()
 
+    def talks_relayed(self, other: str, protocol: str) -> None:
+        """Its one call, with somebody, goes from relay to relay, which it reaches by this protocol; nothing failed."""
+        self.sees_connected(other)
+        self.hears_more()
+        [stats] = self.call_stats()
+        assert (stats.local, stats.remote, stats.relay_protocol) == ("relay", "relay", protocol)
+        assert self.complaints == []
+
     def until(self, condition: str, what: str, patience_ms: int = PATIENCE_MS) -> None:
         """Waits until a JavaScript expression is true in the page."""
         script = UNTIL.replace("CONDITION", f"({condition})")

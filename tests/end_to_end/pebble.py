@@ -17,6 +17,7 @@ import trustme
 from tests.end_to_end.server import free_port
 from tests.prerequisites import program
 
+DOMAIN = "tavern.example.com"
 BLOCKED_DOMAIN = "blocked.example.com"
 """It issues nothing for this one."""
 

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ import attrs
 
 START_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 15.0
+LINE_TIMEOUT_S = 30.0
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
@@ -51,6 +53,17 @@ class RunningServer:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=5) as response:
             answer: dict[str, object] = json.load(response)
             return answer
+
+    def wait_for_line(self, word: str) -> str:
+        """The first line with this word that it prints, now or soon."""
+        ends_at = time.monotonic() + LINE_TIMEOUT_S
+        while True:
+            for line in tuple(self.lines):
+                if word in line:
+                    return line
+            assert time.monotonic() < ends_at, "".join(self.lines)
+            assert self.process.poll() is None, "".join(self.lines)
+            time.sleep(0.01)  # its lines are read by another thread
 
     def stop(self, signal_number: int = signal.SIGTERM) -> int:
         """Ends it; returns the exit code."""

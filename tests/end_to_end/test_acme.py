@@ -7,7 +7,6 @@ import socket
 import ssl
 import stat
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -16,20 +15,14 @@ from cryptography import x509
 from playwright.sync_api import sync_playwright
 
 from tests.end_to_end.browser import TURN_URLS, IceChoice, Visitor, chromium, write_tone
-from tests.end_to_end.pebble import Pebble, running_pebble
-from tests.end_to_end.server import RunningServer, free_port, running_server
+from tests.end_to_end.pebble import DOMAIN, Pebble, running_pebble
+from tests.end_to_end.server import free_port, running_server
+from tests.end_to_end.test_control import tavern
 from tests.end_to_end.test_doctor import doctor
 
-DOMAIN = "tavern.example.com"
 PATIENCE_S = 30.0
 
 pytestmark = pytest.mark.end_to_end
-
-
-@pytest.fixture(scope="module")
-def pebble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pebble]:
-    with running_pebble(tmp_path_factory.mktemp("pebble")) as started:
-        yield started
 
 
 def settings(pebble: Pebble, **others: str) -> dict[str, str]:
@@ -42,18 +35,6 @@ def settings(pebble: Pebble, **others: str) -> dict[str, str]:
         "TAVERN_TURNS_PORT": turns_port,
         **others,
     }
-
-
-def wait_for_line(server: RunningServer, word: str) -> str:
-    """The first line with this word that the server prints, now or soon."""
-    ends_at = time.monotonic() + PATIENCE_S
-    while True:
-        for line in tuple(server.lines):
-            if word in line:
-                return line
-        assert time.monotonic() < ends_at, "".join(server.lines)
-        assert server.process.poll() is None, "".join(server.lines)
-        time.sleep(0.05)  # its lines are read by another thread
 
 
 def certificate_at(port: int, context: ssl.SSLContext, alpn: str = "http/1.1") -> x509.Certificate:
@@ -83,7 +64,7 @@ def test_page_and_turns_get_a_certificate_that_outlives_a_restart(pebble: Pebble
     given = settings(pebble)
     trusting = pebble.trusting()
     with running_server(given, tmp=tmp_path) as server:
-        assert "method=tls-alpn-01" in wait_for_line(server, "certificate-obtained")
+        assert "method=tls-alpn-01" in server.wait_for_line("certificate-obtained")
         first = trusted_within(pebble.tls_port, trusting)
         assert certificate_at(int(given["TAVERN_TURNS_PORT"]), trusting, "stun.turn") == first
         assert f"being asked for at {pebble.directory_url.split('/')[2].replace(':', '-')};" in "".join(server.lines)
@@ -102,7 +83,7 @@ def test_page_and_turns_get_a_certificate_that_outlives_a_restart(pebble: Pebble
 def test_where_only_port_80_is_open_it_is_asked_over_http(pebble: Pebble, tmp_path: Path) -> None:
     given = settings(pebble, PORT="0", TAVERN_REDIRECT_PORT=str(pebble.http_port))
     with running_server(given, tmp=tmp_path) as server:
-        assert "method=http-01" in wait_for_line(server, "certificate-obtained")
+        assert "method=http-01" in server.wait_for_line("certificate-obtained")
         trusted_within(server.http_port, pebble.trusting())
         assert f":{pebble.http_port} (TCP: sent to https)" in "".join(server.lines)
 
@@ -110,7 +91,7 @@ def test_where_only_port_80_is_open_it_is_asked_over_http(pebble: Pebble, tmp_pa
 def test_it_says_why_there_is_none_serves_meanwhile_and_tries_again_when_asked(pebble: Pebble, tmp_path: Path) -> None:
     given = settings(pebble, PORT="0")
     with running_server(given, tmp=tmp_path) as server:
-        told = wait_for_line(server, "certificate-not-obtained")
+        told = server.wait_for_line("certificate-not-obtained")
         for word in ("again_in_s=1800", DOMAIN, "neither on port 443 nor on port 80"):
             assert word in told
         failed = [line for line in server.lines if "challenge-failed" in line]
@@ -123,6 +104,8 @@ def test_it_says_why_there_is_none_serves_meanwhile_and_tries_again_when_asked(p
         assert "no certificate yet" in shown.subject.rfc4514_string()
         with pytest.raises(ssl.SSLCertVerificationError):
             certificate_at(server.http_port, pebble.trusting())
+        assert tavern(tmp_path, "ctl", "reload").returncode == 0
+        server.wait_for_line("again_in_s=3600")
 
 
 def test_the_doctor_says_that_there_is_none_yet_and_then_until_when(pebble: Pebble, tmp_path: Path) -> None:
@@ -131,7 +114,7 @@ def test_the_doctor_says_that_there_is_none_yet_and_then_until_when(pebble: Pebb
     assert found["certificate"]["level"] == "problem"
     assert f"has issued none for {DOMAIN} yet" in found["certificate"]["what"]
     with running_server(given) as server:
-        wait_for_line(server, "certificate-obtained")
+        server.wait_for_line("certificate-obtained")
     _code, found = doctor(settings=given)
     assert found["certificate"]["level"] == "ok"
     assert found["certificate"]["what"].startswith(f"for {DOMAIN}, until ")
@@ -142,7 +125,7 @@ def test_a_known_domain_is_not_asked_for_again(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
     with running_pebble(tmp_path / "pebble", reuses_authorizations=True) as reusing:
         with running_server(settings(reusing), tmp=tmp_path / "one") as server:
-            wait_for_line(server, "certificate-obtained")
+            server.wait_for_line("certificate-obtained")
             server.stop()
         account = next((tmp_path / "one").rglob("account-key.pem"))
         copied = tmp_path / "two" / account.relative_to(tmp_path / "one")
@@ -150,15 +133,15 @@ def test_a_known_domain_is_not_asked_for_again(tmp_path: Path) -> None:
         copied.write_bytes(account.read_bytes())
         # Nothing is reachable where the authority would look: it does not.
         with running_server(settings(reusing, PORT="0"), tmp=tmp_path / "two") as server:
-            wait_for_line(server, "certificate-obtained")
+            server.wait_for_line("certificate-obtained")
 
 
 def test_browsers_talk_over_https_wss_and_turns(pebble: Pebble, tmp_path: Path) -> None:
-    """Through the page's own port, as on 443, and through the one of TURN over TLS."""
+    """All through the page's own port, as on 443."""
     given = settings(pebble)
     tone = write_tone(tmp_path / "tone.wav")
     with running_server(given, tmp=tmp_path) as server:
-        wait_for_line(server, "certificate-obtained")
+        server.wait_for_line("certificate-obtained")
         certificate = trusted_within(pebble.tls_port, pebble.trusting())
         here = [f"--host-resolver-rules=MAP {DOMAIN} 127.0.0.1"]
         with sync_playwright() as playwright, chromium(playwright, tone=tone, more_flags=here) as browser:
@@ -171,11 +154,7 @@ def test_browsers_talk_over_https_wss_and_turns(pebble: Pebble, tmp_path: Path) 
             ben = Visitor.arrive(browser.new_context(), link, choice)
             ben.join("Ben")
             for visitor, other in ((ada, "Ben"), (ben, "Ada")):
-                visitor.sees_connected(other)
-                visitor.hears_more()
-                [stats] = visitor.call_stats()
-                assert (stats.local, stats.remote, stats.relay_protocol) == ("relay", "relay", "tls")
-                assert visitor.complaints == []
+                visitor.talks_relayed(other, "tls")
         assert DOMAIN in certificate.extensions.get_extension_for_class(
             x509.SubjectAlternativeName
         ).value.get_values_for_type(x509.DNSName)

@@ -34,11 +34,7 @@ def test_pages_talk(browser: Browser, way: Way) -> None:
     ben = Visitor.arrive(browser.new_context(), link, choice)
     ben.join("Ben")
     for visitor, other in ((ada, "Ben"), (ben, "Ada")):
-        visitor.sees_connected(other)
-        visitor.hears_more()
-        [stats] = visitor.call_stats()
-        assert (stats.local, stats.remote, stats.relay_protocol) == ("relay", "relay", way.transport)
+        visitor.talks_relayed(other, way.transport)
         assert visitor.page.evaluate("window.gatheringErrors") == []
-        assert visitor.complaints == []
     for visitor in (ada, ben):
         visitor.page.context.close()

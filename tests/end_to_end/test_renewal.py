@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -20,19 +20,12 @@ from tavern.acme.renewal import Renewal
 from tavern.web.challenges import Challenges
 from tavern.web.handshake import TlsSide
 from tavern.web.tls import CHECK_INTERVAL_S, ServerCertificate
-from tests.end_to_end.pebble import BLOCKED_DOMAIN, Pebble, running_pebble
+from tests.end_to_end.pebble import BLOCKED_DOMAIN, DOMAIN, Pebble
 from tests.web.test_door import get, make_door, parse
 
-DOMAIN = "tavern.example.com"
 DAY_S = 86_400.0
 
 pytestmark = pytest.mark.end_to_end
-
-
-@pytest.fixture(scope="module")
-def pebble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pebble]:
-    with running_pebble(tmp_path_factory.mktemp("pebble")) as started:
-        yield started
 
 
 @pytest.fixture(autouse=True)

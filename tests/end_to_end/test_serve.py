@@ -10,7 +10,6 @@ import sqlite3
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -94,11 +93,7 @@ def test_a_hangup_has_the_certificate_read_again_and_ends_nobody(tmp_path: Path)
         renewed = trustme.CA()
         certify(renewed)
         server.process.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + 10
-        while not any("reloaded" in line for line in server.lines):
-            assert server.process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        server.wait_for_line("reloaded")
         context = ssl.create_default_context()
         renewed.configure_trust(context)
         with urlopen(f"{server.url}health", timeout=5, context=context) as response:
