@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -159,6 +161,7 @@ def twins() -> Iterator[Twins]:
 @example(b'{"type":"offer","sdp":"x","target":"b"}}')
 @example(b'{"type":"offer","sdp":"x","target":"b"')
 @example(b'{"type":"offer","sdp":"x","target":"a"}')
+@example(b'{"type":"offer","sdp":"x","target":"q\\""}')
 @example(b'{"type":"offer","type":"answer","sdp":"x","target":"b"}')
 @example(b'{"type":"offer","sdp":"x","target":"c","target":"b"}')
 @example(b'{"type":"offer","sdp":"x","target":"b","from":"b","from":"c"}')
@@ -228,6 +231,45 @@ def test_what_is_common_is_passed_on(twins: Twins, kind: str, where: dict[str, s
 def test_members_that_only_others_know_are_passed_on_up_to_sixteen(twins: Twins) -> None:
     assert twins.check(message(**{f"extra{number}": "x" for number in range(15)}))
     assert not twins.check(message(**{f"extra{number}": "x" for number in range(16)}))
+
+
+# Whose turn it is
+
+
+@pytest.mark.parametrize("count", [20, 63, 64, 160, 192])
+def test_however_many_flood_another_has_its_turn(count: int) -> None:
+    """What is handed over ends a turn early, and the kernel would give the same ones first again."""
+    with open_lab() as (lab, _):
+        flooders = [lab.connect(f"f{number}") for number in range(count)]
+        a, b, channel = lab.connect("a"), lab.connect("b"), Channel()
+        lab.join(a, channel)
+        lab.join(b, channel)
+        for flooder in flooders:
+            flooder.client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000)
+            flooder.client.send(b"x" * 40_000)
+        a.client.send(masked(message()))
+        for _ in range(count):
+            lab.turn()
+            if b.heard():
+                break
+        else:
+            pytest.fail("never read")
+        # Each once before, and some again in the turn that came round.
+        assert max(len(flooder.handed) for flooder in flooders) <= 2
+
+
+def test_who_sends_more_than_a_read_is_read_once_a_turn() -> None:
+    """What Python is told of the end, it is told once."""
+    with open_lab() as (lab, _):
+        ended = [lab.connect(f"e{number}") for number in range(40)]
+        for one in ended:
+            one.client.send(b"x" * 20_000)
+            one.client.close()
+        for _ in range(2 * len(ended)):
+            before = [len(one.handed) for one in ended]
+            lab.turn()
+            assert all(len(one.handed) - had <= 1 for one, had in zip(ended, before, strict=True))
+        assert all(b"".join(one.handed) == b"x" * 20_000 for one in ended)
 
 
 # Frames
@@ -562,6 +604,45 @@ async def test_nothing_is_passed_on_while_a_link_has_something_queued(nursery: t
         a.client.send(masked(message()))
         lab.turn()
         assert not a.handed
+        link.detach()
+        near.close()
+        far.close()
+
+
+async def test_nothing_is_passed_on_into_what_a_cancelled_link_has_sent_half() -> None:
+    with open_lab() as (lab, _), trio.fail_after(5):
+        a, channel = lab.connect("a"), Channel()
+        lab.join(a, channel)
+        near, far = trio.socket.socketpair()
+        async with trio.open_nursery() as nursery:
+            link = SocketLink(near, nursery.start_soon, lab.poller)
+            link.passing.set_membership(Membership("b", channel, b'"t"', b'"c"', b'"b"'))
+            while not link.queued:
+                link.write(b"x" * 10_000)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        with suppress(BlockingIOError):
+            while os.read(far.fileno(), 1_000_000):
+                pass
+        a.client.send(masked(message()))
+        lab.turn()
+        assert a.handed == [masked(message())]
+        link.detach()
+        near.close()
+        far.close()
+
+
+async def test_nothing_is_passed_on_after_an_abort(nursery: trio.Nursery) -> None:
+    with open_lab() as (lab, _):
+        a, channel = lab.connect("a"), Channel()
+        lab.join(a, channel)
+        near, far = trio.socket.socketpair()
+        link = SocketLink(near, nursery.start_soon, lab.poller)
+        link.passing.set_membership(Membership("b", channel, b'"t"', b'"c"', b'"b"'))
+        link.abort()
+        a.client.send(masked(message()))
+        lab.turn()
+        assert a.handed == [masked(message())]
         link.detach()
         near.close()
         far.close()

@@ -85,6 +85,7 @@ class Link(ABC):
     def abort(self) -> None:
         """Nothing more is written, whatever waits."""
         self.broken = True
+        self.passing.block()
         self._under_way = False
         self.drop_waiting()
         self._note_flushed()
@@ -115,7 +116,7 @@ class Link(ABC):
             self.abort()
         finally:
             self._writing = False
-            if not self.broken:
+            if not self.broken and not self._queue:  # a rest is left where it was cancelled
                 self.passing.unblock()
             self._note_flushed()
 

@@ -112,7 +112,8 @@ bool message_read(const uint8_t *data, size_t size, struct message *message)
         return false;
     skip_blanks(&reader);
     const char *content = message->type.at ? content_of(message->type) : NULL;
-    if (reader.at != reader.end || !content || !message->target.at)
+    if (reader.at != reader.end || !content || !message->target.at ||
+        memchr(message->target.at, '\\', message->target.size)) /* written in more than one way */
         return false;
     for (unsigned at = 0; at < message->kept; at++)
         if (is_named(message->names[at], content))

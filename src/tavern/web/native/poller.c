@@ -12,9 +12,10 @@
 
 enum {
     AT_ONCE = 64,             /* sockets before other tasks have their turn */
+    ASKED_FOR = 8,            /* of these, before it is looked whether the turn ends */
     READ_BYTES = 16 * 1024,   /* of one socket at once */
     OUT_BYTES = 66 * 1024,    /* for one receiver at once: any message, with its head */
-    EVENTS_BYTES = 256 * 1024, /* beyond, the turn ends */
+    EVENTS_BYTES = 256 * 1024, /* beyond, the turn ends: after 8 sockets more at most */
     MAX_MEMBERS = 8,          /* of a channel */
     MAX_CANDIDATES = 256,     /* looked at in one message */
     REMEMBERED = 16,          /* announcements of one connection: its addresses are few, its receivers 7 */
@@ -37,6 +38,7 @@ struct connection {
     bool held, blocked;
     uint8_t next_remembered;
     uint64_t number;
+    uint64_t turn; /* when it was served last */
     uint64_t place; /* this stay in its group; no other stay of anybody has the number */
     struct group *group;
     struct span from;
@@ -47,6 +49,7 @@ struct connection {
 struct poller {
     int fd;
     double now;
+    uint64_t turn;
     uint32_t passed_on;
     uint8_t *events;
     size_t events_size, events_capacity;
@@ -250,6 +253,25 @@ static void serve(struct poller *poller, struct connection *connection)
     put_event(poller, EVENT_RECEIVED, connection->number, 0, poller->received + done, size - done);
 }
 
+/* Whether more may be ready. The kernel queues whom it has named behind all others that are ready: who is named must
+ * be served, or a few who flood would be the first of every turn, and the last ones would never be read. */
+static bool serve_some(struct poller *poller)
+{
+    struct epoll_event ready[ASKED_FOR];
+    int count = epoll_wait(poller->fd, ready, ASKED_FOR, 0);
+    bool came_round = false;
+    for (int at = 0; at < count; at++) {
+        struct connection *connection = ready[at].data.ptr;
+        if (connection->turn == poller->turn) {
+            came_round = true;
+            continue;
+        }
+        connection->turn = poller->turn;
+        serve(poller, connection);
+    }
+    return count == ASKED_FOR && !came_round;
+}
+
 EXPORT int tavern_web_abi(void)
 {
     return WEB_ABI;
@@ -279,13 +301,13 @@ EXPORT int tavern_web_fd(const struct poller *poller)
 
 EXPORT uint64_t tavern_web_turn(struct poller *poller, double now)
 {
-    struct epoll_event ready[AT_ONCE];
     poller->now = now;
+    poller->turn++;
     poller->passed_on = 0;
     poller->events_size = 0;
-    int count = epoll_wait(poller->fd, ready, AT_ONCE, 0);
-    for (int at = 0; at < count && poller->events_size <= EVENTS_BYTES; at++)
-        serve(poller, ready[at].data.ptr);
+    for (unsigned served = 0; served < AT_ONCE && poller->events_size <= EVENTS_BYTES; served += ASKED_FOR)
+        if (!serve_some(poller))
+            break;
     return (uint64_t)poller->passed_on << 32 | poller->events_size;
 }
 
