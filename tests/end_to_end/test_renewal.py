@@ -135,6 +135,23 @@ async def test_an_authority_that_is_away_costs_nothing_but_a_line(
     nursery.cancel_scope.cancel()
 
 
+async def test_who_looks_during_an_attempt_has_another_one(
+    nursery: trio.Nursery, pebble: Pebble, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The reason may have been mended after the attempt met it."""
+    away = attrs.evolve(pebble, directory_url="https://localhost:9/dir")
+    files = CertificateFiles.beside(tmp_path, away.directory_url, DOMAIN)
+    files.prepare()
+    renewal = Renewal(files, Challenges(), away.directory_url)
+    with caplog.at_level(logging.WARNING):
+        nursery.start_soon(renewal.run)
+        await trio.testing.wait_all_tasks_blocked()  # a thread asks
+        assert not caplog.records
+        renewal.look_now()
+        await until(lambda: len(caplog.records) == 2)
+    nursery.cancel_scope.cancel()
+
+
 def test_the_account_is_the_same_as_long_as_its_key_is(pebble: Pebble, tmp_path: Path) -> None:
     files = CertificateFiles.beside(tmp_path, pebble.directory_url, DOMAIN)
     for _ in range(2):

@@ -46,6 +46,8 @@ class Renewal:
         """Until cancelled. What fails is logged and tried again: the certificate stays as it is."""
         failures = 0
         while True:
+            # Before the attempt: who says meanwhile that something was mended may have come too late for it.
+            self._look = trio.Event()
             delay_s = CHECK_INTERVAL_S
             try:
                 due_in_s = await self._due_in_s()
@@ -60,7 +62,6 @@ class Renewal:
                 reason = error if isinstance(error, OrderFailed | OSError) else repr(error)
                 told = {"domain": self.files.domain, "again_in_s": int(delay_s), "reason": reason}
                 log_event(_log, logging.WARNING, "certificate-not-obtained", **told)
-            self._look = trio.Event()
             with trio.move_on_after(delay_s):
                 await self._look.wait()
 
