@@ -60,6 +60,7 @@ TOP = frozenset(
         "startup",
         "cli",
         "data_commands",
+        "domain_addresses",
         "doctor",
         "exposition",
         "notify",

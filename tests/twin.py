@@ -18,10 +18,12 @@ from tavern.relay.native.encoding import NO_SOCKET, CommandEncoder, FlowCommand,
 from tavern.relay.native.library import Address, CoreConfig, CTraffic, Drops, load_library
 from tavern.turn.commands import (
     AddFlow,
+    AddOwnHost,
     AddRelayedAddress,
     BindChannel,
     LearnPeer,
     RemoveFlow,
+    RemoveOwnHost,
     RemoveRelayedAddress,
     RevokePermission,
     SetCircles,
@@ -339,6 +341,19 @@ class TwinForwarder(Forwarder[Handle]):
     def set_transfer(self, command: SetTransfer) -> None:
         super().set_transfer(command)
         self.native.execute(command)
+
+    def add_own_host(self, command: AddOwnHost) -> None:
+        super().add_own_host(command)
+        self._execute_for_all(command)
+
+    def remove_own_host(self, command: RemoveOwnHost) -> None:
+        super().remove_own_host(command)
+        self._execute_for_all(command)
+
+    def _execute_for_all(self, command: AddOwnHost | RemoveOwnHost) -> None:
+        self.native.execute(command)
+        for flow in self._flows.values():
+            self._agree(flow)
 
     def set_circles(self, command: SetCircles) -> None:
         super().set_circles(command)

@@ -18,6 +18,7 @@ from tavern.addresses import SocketAddress
 from tavern.announcement import announcement
 from tavern.config import DEV_SECRET, Settings
 from tavern.control.server import open_control_socket, serve_control
+from tavern.domain_addresses import watch_domain
 from tavern.errors import StartupError
 from tavern.exposition import Exposition, watch_loop_lag
 from tavern.host_names import host_without_port, port_in_host
@@ -40,7 +41,7 @@ from tavern.signaling.resumption import Resumptions
 from tavern.signaling.session import Signaling
 from tavern.signaling.taverns import Taverns
 from tavern.signaling.transport import Transport
-from tavern.startup import Decisions, decide
+from tavern.startup import Decisions, decide, follows_domain
 from tavern.store.base import Store
 from tavern.store.index import Caps
 from tavern.store.memory import MemoryStore
@@ -140,6 +141,8 @@ async def _run(
     ):
         relay = Relay(_relay_config(settings, decisions), store=store)
         stun = await relay_nursery.start(relay.run, listening.udp)
+        if follows_domain(settings):
+            relay_nursery.start_soon(watch_domain, settings.domain, lambda: relay.advertised_addresses, relay.advertise)
         server = _Server(settings, decisions, metrics, store, relay, listening)
         async with _supervised("rooms") as rooms_nursery:
             rooms_nursery.start_soon(watch_loop_lag, metrics)

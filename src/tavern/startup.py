@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import resource
 import secrets
-import socket
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_network
 from pathlib import Path
 
 import attrs
-import trio
 
 from tavern.acme.files import CertificateFiles
-from tavern.addresses import IPAddress, parse_address
+from tavern.addresses import IPAddress
 from tavern.config import DEV_SECRET, Settings
 from tavern.control.messages import MAX_PATH_BYTES
+from tavern.domain_addresses import one_of_each_family, resolve
 from tavern.errors import StartupError
 from tavern.relay.addresses import default_gateways, primary_ipv4, primary_ipv6
 from tavern.setting_values import GATEWAY, IPNetwork
@@ -25,7 +24,6 @@ from tavern.store.sqlite import refuse_no_file
 from tavern.turn.shared_ports import SharedPortsMode, shared_range
 from tavern.web.tls import ServerCertificate
 
-DNS_TIMEOUT_S = 5.0
 _RESERVED_DESCRIPTORS = 64
 """For the database, listeners, logs and whatever Python opens."""
 _ASSUMED_DESCRIPTORS = 1024
@@ -186,8 +184,8 @@ async def advertised_addresses(settings: Settings) -> tuple[tuple[IPAddress, ...
     if settings.external_addresses:
         return settings.external_addresses, ()
     warnings: list[str] = []
-    if not settings.is_local:
-        found = await _resolve(settings.domain)
+    if follows_domain(settings):
+        found = one_of_each_family(await resolve(settings.domain))
         if found:
             return found, ()
         warnings.append(
@@ -198,19 +196,9 @@ async def advertised_addresses(settings: Settings) -> tuple[tuple[IPAddress, ...
     return tuple(address for address in own if address is not None), tuple(warnings)
 
 
-async def _resolve(domain: str) -> tuple[IPAddress, ...]:
-    """The domain's first address of each family; empty if it has none or the name server does not answer in time."""
-    results: list[tuple[int, int, int, str, tuple[object, ...]]] = []
-    with trio.move_on_after(DNS_TIMEOUT_S):
-        try:
-            results = list(await trio.socket.getaddrinfo(domain, None, type=socket.SOCK_DGRAM))
-        except OSError:
-            return ()
-    by_version: dict[int, IPAddress] = {}
-    for *_, address in results:
-        parsed = parse_address(str(address[0]))
-        by_version.setdefault(parsed.version, parsed)
-    return tuple(by_version[version] for version in sorted(by_version))
+def follows_domain(settings: Settings) -> bool:
+    """Whether what relayed addresses carry is the domain's addresses, whatever those are."""
+    return not settings.external_addresses and not settings.is_local
 
 
 def acme_files(settings: Settings, db_path: Path | None, environment: Mapping[str, str]) -> CertificateFiles | None:

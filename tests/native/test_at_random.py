@@ -19,10 +19,12 @@ from tavern.stun.attributes import encode_xor_address
 from tavern.stun.message import Attribute, AttributeType, MessageClass, Method, encode
 from tavern.turn.commands import (
     AddFlow,
+    AddOwnHost,
     AddRelayedAddress,
     BindChannel,
     LearnPeer,
     RemoveFlow,
+    RemoveOwnHost,
     RemoveRelayedAddress,
     RevokePermission,
     SetCircles,
@@ -40,6 +42,8 @@ from tests.twin import TwinForwarder
 RELAYS = {4: "198.51.100.1", 6: "2001:db8::1"}
 LISTENER = 3478
 SHARED = [(RELAYS[4], 50008), (RELAYS[4], 50009), (RELAYS[6], 50008)]
+MOVED = ["198.51.100.9", "2001:db8::9"]
+"""The relay's own as well, now and then."""
 PORTS = range(50000, 50006)
 STRANGERS = ["9.9.2.1", "9.9.2.2", "2001:4860::9", "2002:909:203::1", str(ip_address("::ffff:9.9.2.4"))]
 NEIGHBOUR = "192.0.2.77"
@@ -77,6 +81,8 @@ class Walk:
             self.forwarder.open_shared(address)
         self.flows: dict[int, Known] = {}
         self.last_id = 0
+        self.hosts = list(RELAYS.values())
+        self.shared = list(SHARED)
         self.transaction_ids = [self.chance.randbytes(12) for _ in range(4)]
         usual: list[Callable[[], object]] = [
             self.permit,
@@ -103,6 +109,7 @@ class Walk:
             self.garbage,
             self.binding,
             self.pass_time,
+            self.move,
         ]
         very_rare: list[Callable[[], object]] = [self.know_many, self.set_transfer, self.come_and_go, self.pass_long]
         self.operations = usual, rare, very_rare
@@ -117,7 +124,7 @@ class Walk:
         return self.chance.choice(list(self.flows.values())) if self.flows else None
 
     def host(self) -> str:
-        return self.chance.choice([*STRANGERS, NEIGHBOUR, *list(RELAYS.values()) * 3])
+        return self.chance.choice([*STRANGERS, NEIGHBOUR, *MOVED, *list(RELAYS.values()) * 3])
 
     def peer(self, flow: Flow[str] | None = None) -> SocketAddress:
         """Any; of a flow mostly one that it knows, or permits."""
@@ -125,7 +132,7 @@ class Walk:
         if flow is not None and flow.peers and chance < 0.2:
             return self.chance.choice(list(flow.peers))[:2]
         if chance < 0.5:
-            return self.chance.choice([*SHARED, *(at for one in self.flows.values() for at, _ in one.relayed)])
+            return self.chance.choice([*self.shared, *(at for one in self.flows.values() for at, _ in one.relayed)])
         hosts = [self.host()] if flow is None or not flow.permissions else list(flow.permissions)
         return self.chance.choice(hosts), self.chance.choice([5001, 5002, 5003, 5000, LISTENER, 0, *PORTS])
 
@@ -164,9 +171,10 @@ class Walk:
     def relayed(self, family: int) -> tuple[SocketAddress, bool] | None:
         """An address for one more flow, and whether it is shared."""
         taken = {address for one in self.flows.values() for address, _ in one.relayed}
-        free = [(RELAYS[family], port) for port in PORTS if (RELAYS[family], port) not in taken]
+        hosts = [host for host in self.hosts if family_of(host) == family]
+        free = [(host, port) for port in PORTS for host in hosts if (host, port) not in taken]
         if not free or self.chance.random() < 0.6:
-            return self.chance.choice([one for one in SHARED if family_of(one[0]) == family]), True
+            return self.chance.choice([one for one in self.shared if family_of(one[0]) == family]), True
         return self.chance.choice(free), False
 
     def add(self) -> None:
@@ -204,6 +212,20 @@ class Walk:
             address, _ = one.relayed.pop(self.chance.randrange(2))
             self.forwarder.remove_relayed_address(RemoveRelayedAddress(one.flow.id, address))
 
+    def move(self) -> None:
+        host = self.chance.choice(MOVED)
+        if host not in self.hosts:
+            shared = self.chance.random() < 0.7
+            self.forwarder.add_own_host(AddOwnHost(host, shared))
+            self.hosts.append(host)
+            if shared:
+                same = [port for other, port in SHARED if family_of(other) == family_of(host)]
+                self.shared += [(host, port) for port in same]
+        elif not any(address[0] == host for one in self.flows.values() for address, _ in one.relayed):
+            self.forwarder.remove_own_host(RemoveOwnHost(host))
+            self.hosts.remove(host)
+            self.shared = [address for address in self.shared if address[0] != host]
+
     def come_and_go(self) -> None:
         """More users than have a bucket."""
         for _ in range(1030):
@@ -221,7 +243,7 @@ class Walk:
         if (one := self.one()) is None:
             return
         host = self.host()
-        ours = host in RELAYS.values()
+        ours = host in self.hosts
         command = SetPermission(
             one.flow.id,
             host,
@@ -325,7 +347,7 @@ class Walk:
 
     def arrives_shared(self) -> None:
         address = self.chance.choice(SHARED)
-        there = [one.flow for one in self.flows.values() if (address, True) in one.relayed]
+        there = [one.flow for one in self.flows.values() if any(at[1] == address[1] for at, _ in one.relayed)]
         source = self.source(self.chance.choice(there) if there else None, family_of(address[0]))
         self.forwarder.from_shared(sockaddr_of(address), self.payload(), source, self.now)
 

@@ -16,6 +16,7 @@ from tavern.stun.message import Attribute, AttributeType, Message, MessageClass,
 from tavern.turn.auth import Credential
 from tavern.turn.commands import (
     AddFlow,
+    AddOwnHost,
     AddRelayedAddress,
     BindChannel,
     Command,
@@ -23,6 +24,7 @@ from tavern.turn.commands import (
     LearnPeer,
     OpenRelaySocket,
     RemoveFlow,
+    RemoveOwnHost,
     RemoveRelayedAddress,
     RevokePermission,
     SendToClient,
@@ -128,6 +130,10 @@ class World:
                 self.forwarder.unbind_channel(effect)
             elif isinstance(effect, LearnPeer):
                 self.forwarder.learn_peer(effect)
+            elif isinstance(effect, AddOwnHost):
+                self.forwarder.add_own_host(effect)
+            elif isinstance(effect, RemoveOwnHost):
+                self.forwarder.remove_own_host(effect)
             elif isinstance(effect, SetTransfer):
                 self.forwarder.set_transfer(effect)
         return answer

@@ -236,7 +236,7 @@ def test_sessions_are_told_apart_by_their_credentials(make_world: type[World]) -
 def test_ports_fill_evenly_and_at_random() -> None:
     ports = SharedPorts(RELAY, range(50000, 50010), Random(1))  # noqa: S311
     taken = [ports.take(f"session {n}", owned=True, avoid=lambda _: False) for n in range(100)]
-    numbers = [port.address[1] for port in taken if port is not None]
+    numbers = [port.number for port in taken if port is not None]
     assert set(Counter(numbers).values()) == {10}
     assert numbers[:10] != sorted(numbers[:10])
     for n, port in enumerate(taken):

@@ -42,7 +42,8 @@ class RelaySockets:
         self._forwarder = forwarder
         self._send = send
         self._open: dict[int, tuple[socket.socket, _OnIcmp]] = {}
-        self._shared: dict[SocketAddress, socket.socket] = {}
+        self._shared: dict[tuple[bool, int], socket.socket] = {}
+        """By family (whether it is IPv6) and port: a host may have become another one."""
         # Kernel and interpreter push each other out of the CPU's caches, so many are received before one is decided on.
         self._received: list[tuple[_Decide[Any], Any, bytes, SockAddr]] = []
         self._batches: dict[int, ReceiveBatch] = {}
@@ -58,7 +59,7 @@ class RelaySockets:
         """`relay` is for all flows that have this relayed address, and stays. Returns the same."""
         sockaddr = sockaddr_of(address)
         self._forwarder.open_shared(address)
-        self._shared[address] = relay
+        self._shared[_family_and_port(address)] = relay
         self._open[relay.fileno()] = relay, partial(self._forwarder.from_shared_icmp, sockaddr)
         return self._drain(relay, self._forwarder.from_shared, sockaddr)
 
@@ -69,7 +70,7 @@ class RelaySockets:
 
     def shared_at(self, address: SocketAddress) -> socket.socket:
         """The one that carries this relayed address."""
-        return self._shared[address]
+        return self._shared[_family_and_port(address)]
 
     def _drain(self, relay: socket.socket, decide: _Decide[_T], whose: _T) -> Callable[[float], None]:
         receive = relay.recvfrom
@@ -158,3 +159,8 @@ class RelaySockets:
 
 _peer = lru_cache(maxsize=4096)(unpack_sockaddr)
 """Of those that send much: half a megabyte. Forged sources make others be unpacked again, as without it."""
+
+
+def _family_and_port(address: SocketAddress) -> tuple[bool, int]:
+    host, port = address
+    return ":" in host, port

@@ -137,7 +137,8 @@ class Relay:
         self.chosen_data_path = choose_data_path(config.data_path)
         self._config = config
         self._wall_clock = wall_clock
-        self._advertised = {family_of(address): address for address in config.advertised_addresses}
+        self._movable = frozenset[AddressFamily]()
+        """Of which families the shared ports take what is sent to any address of this machine."""
         self._local_addresses: frozenset[IPAddress] = frozenset()
         self._data_path: DataPath | None = None
         self._streams: StreamServer | None = None
@@ -228,6 +229,8 @@ class Relay:
 
     def _open_shared(self, data_path: DataPath) -> None:
         planned = self._server.shared_addresses
+        elsewhere = (address for address in self._server.advertised.values() if address not in self._local_addresses)
+        self._movable = frozenset(map(family_of, elsewhere))
         for address in planned:
             try:
                 host = parse_address(address[0])
@@ -261,6 +264,27 @@ class Relay:
     def static_credential(self, user: str, lifetime_s: int) -> Credential:
         """One of the operator's own, that belongs to no session. ValueError for too long a user."""
         return self._server.credentials.mint(user, lifetime_s, self._wall_clock())
+
+    @property
+    def advertised_addresses(self) -> tuple[IPAddress, ...]:
+        """What new relayed addresses carry: at most one IPv4 and one IPv6."""
+        return tuple(self._server.advertised.values())
+
+    def advertise(self, addresses: Iterable[IPAddress]) -> None:
+        """New relayed addresses carry these, at most one of each family; allocations that live keep theirs.
+
+        While `run` runs. Without effect for a family that was not served from the start. To be called again from time
+        to time: what nothing carries any more is somebody else's address by then.
+        """
+        wanted, before = tuple(addresses), dict(self._server.advertised)
+        self._execute(self._server.advertise(wanted, self._movable))
+        for address in wanted:
+            family = family_of(address)
+            former = before.get(family)
+            if former is not None and former != address:
+                changed = self._server.advertised[family] == address
+                told = {"former": former, "address": address, "shared_ports": family in self._movable}
+                log_event(_log, logging.WARNING, "address-changed" if changed else "address-not-changed", **told)
 
     def allocations(self) -> list[dict[str, object]]:
         """All of them, for the operator."""
@@ -411,7 +435,7 @@ class Relay:
 
     def _open_relay(self, effect: OpenRelaySocket) -> list[Effect]:
         assert self._data_path is not None
-        family, advertised = effect.family, self._advertised[effect.family]
+        family, advertised = effect.family, self._server.advertised[effect.family]
         try:
             relay = open_relay_socket(family, effect.port, advertised, self._local_addresses)
             try:

@@ -24,12 +24,14 @@ from tavern.relay.sockets import Listener, dropped_packets, five_tuple_of, route
 from tavern.relay.stream_links import FromStream, PythonStreamLink, PythonStreamLinks, ToStream
 from tavern.turn.commands import (
     AddFlow,
+    AddOwnHost,
     AddRelayedAddress,
     BindChannel,
     CloseClient,
     Command,
     LearnPeer,
     RemoveFlow,
+    RemoveOwnHost,
     RemoveRelayedAddress,
     RevokePermission,
     SendToClient,
@@ -326,6 +328,10 @@ class PythonDataPath:
                 self._forwarder.revoke_permission(command)
             elif isinstance(command, SetTransfer):
                 self._forwarder.set_transfer(command)
+            elif isinstance(command, AddOwnHost):
+                self._forwarder.add_own_host(command)
+            elif isinstance(command, RemoveOwnHost):
+                self._forwarder.remove_own_host(command)
             elif isinstance(command, LearnPeer):
                 self._forwarder.learn_peer(command)
             else:

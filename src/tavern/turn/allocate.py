@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import attrs
 
@@ -19,6 +19,7 @@ from tavern.stun.attributes import (
     encode_xor_address,
 )
 from tavern.stun.message import Attribute, AttributeType, Message
+from tavern.turn.advertised import AdvertisedAddresses
 from tavern.turn.allocation import Allocation, QuotaKey, RelayedAddress, granted_lifetime_s
 from tavern.turn.allocations import AllocationTable
 from tavern.turn.answers import ErrorCode, Refusal, authenticated_error, success
@@ -88,7 +89,7 @@ class AllocateHandler:
         self,
         allocations: AllocationTable,
         *,
-        advertised: Mapping[AddressFamily, IPAddress],
+        advertised: AdvertisedAddresses,
         is_own: Callable[[IPAddress], bool],
         circles: Callable[[Owner], Circles],
         user_quota: int,
@@ -101,7 +102,7 @@ class AllocateHandler:
         The quotas count relayed addresses, `max_allocations` those that have a socket of their own.
         """
         self._allocations = allocations
-        self._advertised_hosts = {family: str(address) for family, address in advertised.items()}
+        self._advertised = advertised
         self._is_own = is_own
         self._circles = circles
         self._user_quota = user_quota
@@ -181,7 +182,7 @@ class AllocateHandler:
         if additional is not None and request.get(AttributeType.REQUESTED_ADDRESS_FAMILY) is not None:
             raise Refusal(ErrorCode.BAD_REQUEST)
         family = requested_family(request)
-        if family is None or family not in self._advertised_hosts:
+        if family is None or family not in self._advertised.current:
             raise Refusal(ErrorCode.ADDRESS_FAMILY_NOT_SUPPORTED)
         if additional is None:
             return [family]
@@ -208,7 +209,7 @@ class AllocateHandler:
         return None
 
     def _additional_refused(self, key: QuotaKey, source: str) -> ErrorCode | None:
-        if AddressFamily.IPV6 not in self._advertised_hosts:
+        if AddressFamily.IPV6 not in self._advertised.current:
             return ErrorCode.ADDRESS_FAMILY_NOT_SUPPORTED
         return self._full(key, source, 2)
 
@@ -288,9 +289,10 @@ class AllocateHandler:
         relayed: dict[AddressFamily, RelayedAddress] = {}
         for family in _FAMILIES:
             if (port := pending.opened.get(family)) is not None:
-                relayed[family] = RelayedAddress((self._advertised_hosts[family], port), expires_at)
+                relayed[family] = RelayedAddress((str(self._advertised.current[family]), port), expires_at)
             elif (shared := pending.shared.get(family)) is not None:
-                relayed[family] = RelayedAddress(shared.address, expires_at, shared)
+                address = self._allocations.shared[family].host, shared.number
+                relayed[family] = RelayedAddress(address, expires_at, shared)
         allocation = Allocation(
             id=pending.flow_id,
             five_tuple=pending.five_tuple,

@@ -8,6 +8,7 @@ from random import Random
 import attrs
 
 from tavern.addresses import IPAddress, SocketAddress, source_key
+from tavern.turn.advertised import AdvertisedAddresses
 from tavern.turn.allocations import AllocationTable
 from tavern.turn.auth import Identity
 from tavern.turn.commands import Effect, RemoveFlow, SetCircles
@@ -28,17 +29,14 @@ class ClosedRelay:
         allocations: AllocationTable,
         random: Random,
         *,
-        advertised_addresses: frozenset[IPAddress],
+        advertised: AdvertisedAddresses,
         static_credentials: bool,
     ) -> None:
-        """`static_credentials`: whether users that are no sessions are accepted, under the general policy.
-
-        `advertised_addresses`: what relayed addresses carry.
-        """
+        """`static_credentials`: whether users that are no sessions are accepted, under the general policy."""
         self.sessions = SessionTable()
         self._allocations = allocations
         self._random = random
-        self._advertised_addresses = advertised_addresses
+        self._advertised = advertised
         self._static_credentials = static_credentials
 
     def open_session(self, host: str) -> str:
@@ -158,7 +156,7 @@ class ClosedRelay:
         gone = {host: str(host) for host in hosts if not self.sessions.may_reach(owner, host)}
         effects: list[Effect] = []
         for allocation in self._allocations.of_owner(owner):
-            effects += withdraw(allocation, gone, relayed, self._allocations, self.sessions, self._advertised_addresses)
+            effects += withdraw(allocation, gone, relayed, self._allocations, self.sessions, self._advertised.all)
         return effects
 
     def _set_circles(self, session: Session) -> list[Effect]:

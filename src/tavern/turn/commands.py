@@ -137,6 +137,24 @@ class SetTransfer:
 
 
 @attrs.frozen
+class AddOwnHost:
+    """This is the relay's own address, too; what flows knew of peers there is forgotten. At most 8 are, at a time.
+
+    `shared`: each shared port of its family is a relayed address there, too.
+    """
+
+    host: str
+    shared: bool
+
+
+@attrs.frozen
+class RemoveOwnHost:
+    """This is somebody else's address by now. No flow has a relayed address there."""
+
+    host: str
+
+
+@attrs.frozen
 class SendToClient:
     """One STUN message to the client, from the address that its request came to."""
 
@@ -163,6 +181,8 @@ Command = (
     | UnbindChannel
     | LearnPeer
     | SetTransfer
+    | AddOwnHost
+    | RemoveOwnHost
     | SendToClient
     | CloseClient
 )

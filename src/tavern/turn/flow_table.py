@@ -11,10 +11,12 @@ from tavern.addresses import SocketAddress
 from tavern.turn.claims import CheckLimiter, Claim
 from tavern.turn.commands import (
     AddFlow,
+    AddOwnHost,
     AddRelayedAddress,
     BindChannel,
     LearnPeer,
     RemoveFlow,
+    RemoveOwnHost,
     RemoveRelayedAddress,
     RevokePermission,
     SetCircles,
@@ -36,7 +38,7 @@ class FlowTable(Generic[Handle]):
     def __init__(self, own_hosts: frozenset[str], listener_ports: frozenset[int], meter: Meter) -> None:
         """See Forwarder."""
         self._traffic_of_removed = Traffic()
-        self._own_hosts = own_hosts
+        self._own_hosts = set(own_hosts)
         self._listener_ports = listener_ports
         self._checks = CheckLimiter()
         self._meter = meter
@@ -44,7 +46,8 @@ class FlowTable(Generic[Handle]):
         self._flows: dict[int, Flow[Handle]] = {}
         self._by_client: dict[Hashable, Flow[Handle]] = {}
         self._by_relayed: dict[SockAddr, Flow[Handle]] = {}  # where no other flow has the address
-        self._shared: dict[SockAddr, SharedPort[Flow[Handle]]] = {}
+        self._ports: dict[SockAddr, SharedPort[Flow[Handle]]] = {}  # as they were opened
+        self._shared: dict[SockAddr, SharedPort[Flow[Handle]]] = {}  # by each relayed address that they are now
 
     def __len__(self) -> int:
         return len(self._flows)
@@ -66,7 +69,7 @@ class FlowTable(Generic[Handle]):
     def open_shared(self, address: SocketAddress) -> None:
         """Several flows may have this relayed address. Before the first packet, and until the end."""
         sockaddr = sockaddr_of(address)
-        self._shared[sockaddr] = SharedPort(sockaddr)
+        self._ports[sockaddr] = self._shared[sockaddr] = SharedPort(sockaddr)
 
     # Commands
 
@@ -120,6 +123,27 @@ class FlowTable(Generic[Handle]):
         """See the command."""
         self._meter.set_budget_spent(not command.allowed)
         self._limits = self._meter if self._meter.is_limiting else None
+
+    def add_own_host(self, command: AddOwnHost) -> None:
+        """See the command."""
+        if command.host not in self._own_hosts:
+            self._forget_host(command.host)
+            self._own_hosts.add(command.host)
+        if command.shared:
+            for opened, port in self._ports.items():
+                if (":" in opened[0]) == (":" in command.host):
+                    self._shared[sockaddr_of((command.host, opened[1]))] = port
+
+    def remove_own_host(self, command: RemoveOwnHost) -> None:
+        """See the command."""
+        self._forget_host(command.host)
+        self._own_hosts.discard(command.host)
+        for address in [address for address in self._shared if address[0] == command.host]:
+            del self._shared[address]
+
+    def _forget_host(self, host: str) -> None:
+        for flow in self._flows.values():
+            flow.forget_host(host)
 
     def set_circles(self, command: SetCircles) -> None:
         """See the command. Like all others, without effect for a flow that is gone."""

@@ -205,6 +205,14 @@ class Flow(Generic[Handle]):
         if shared is not None:
             shared.release(address, self)
 
+    def forget_host(self, host: str) -> None:
+        """No permission, channel or exact peer of `host` is left."""
+        for number in [number for number, peer in self.channels.items() if peer.address[0] == host]:
+            self.unbind(number)
+        self.revoke(host)
+        for address in [address for address in self.peers if address[0] == host]:
+            self.forget(address)
+
     def permit(self, peer: KnownPeer, permission: FlowPermission) -> None:
         """`permission` is the one of this peer; withdrawn, it takes the peer along."""
         if peer.permission is not permission:

@@ -146,7 +146,7 @@ class Forwarder(FlowTable[Handle]):
         """What a datagram from `peer` that came to the shared port at `address` becomes; None if it is dropped."""
         if not self._is_outside(peer):
             return self._drop(Drop.NO_RELAYED_PEER)
-        port = self._shared[address]
+        port = self._ports[address]
         flow = port.owners.get(peer)
         if flow is None:
             fragment = asked_fragment(data)
@@ -208,7 +208,7 @@ class Forwarder(FlowTable[Handle]):
         self, address: SockAddr, peer: SockAddr, icmp_type: int, code: int, mtu: int, now: float
     ) -> Output[Handle] | None:
         """The same for a packet to `peer` from the shared port at `address`; None if it was nobody's."""
-        flow = self._shared[address].owners.get(peer)
+        flow = self._ports[address].owners.get(peer)
         return None if flow is None else self.from_icmp(flow, peer, icmp_type, code, mtu, now)
 
     def _send_indication(
@@ -264,7 +264,7 @@ class Forwarder(FlowTable[Handle]):
             return self._to_own_host(flow, peer, payload, relayed_only, now)
         if target is flow or not flow.reaches(target):
             return self._drop(Drop.NO_RELAYED_PEER)
-        if here is not None and there is None and not _hears(target, flow, here, now):
+        if here is not None and there is None and not _hears(target, flow, here, source, now):
             return self._drop(Drop.UNKNOWN_SOURCE)
         if self._limits is not None and self._is_over(flow, len(payload), now, leaves=False):
             return None
@@ -311,7 +311,7 @@ class Forwarder(FlowTable[Handle]):
             holder = _paired(target, here)
             if holder is not None and holder is not flow:
                 return None
-            target.pairs[source] = flow.id
+            target.pairs[here.address] = flow.id
         flow.pairs[port.address] = target.id
         return target
 
@@ -352,12 +352,16 @@ def _paired(flow: Flow[Handle], port: SharedPort[Flow[Handle]]) -> Flow[Handle] 
     return None if flow_id is None else port.flows.get(flow_id)
 
 
-def _hears(target: Flow[Handle], flow: Flow[Handle], port: SharedPort[Flow[Handle]], now: float) -> bool:
+def _hears(
+    target: Flow[Handle], flow: Flow[Handle], port: SharedPort[Flow[Handle]], source: SockAddr, now: float
+) -> bool:
     """Whether `target`, which shares its address with nobody, takes what comes from the port for this flow's.
+
+    `source` is the flow's relayed address there.
 
     The first one whom it permits is the one that it answers, for as long as that one lives.
     """
     holder = _paired(target, port)
-    if holder is None and target.permits(port.address[0], now):
+    if holder is None and target.permits(source[0], now):
         target.pairs[port.address] = flow.id
     return holder is None or holder is flow

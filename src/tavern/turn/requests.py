@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import attrs
 
 from tavern.addresses import IPAddress, SocketAddress, without_zone
 from tavern.stun.attributes import (
-    AddressFamily,
     decode_channel_number,
     decode_xor_address,
     encode_lifetime,
     family_of,
 )
 from tavern.stun.message import AttributeType, Message, Method
+from tavern.turn.advertised import AdvertisedAddresses
 from tavern.turn.allocate import AllocateHandler, asked_lifetime_s, requested_family
 from tavern.turn.allocation import (
     CHANNEL_LIFETIME_S,
@@ -52,7 +50,7 @@ class RequestHandler:
         self,
         allocations: AllocationTable,
         *,
-        advertised: Mapping[AddressFamily, IPAddress],
+        advertised: AdvertisedAddresses,
         reach: Reach,
         sessions: SessionTable,
         user_quota: int,
@@ -63,7 +61,7 @@ class RequestHandler:
         max_channels: int,
     ) -> None:
         self._allocations = allocations
-        self._advertised_hosts = {family: str(address) for family, address in advertised.items()}
+        self._advertised = advertised
         self._reach = reach
         self.allocate = AllocateHandler(
             allocations,
@@ -102,8 +100,8 @@ class RequestHandler:
         """
         address = without_zone(client[0])
         family = family_of(address)
-        advertised = self._advertised_hosts.get(family)
-        if advertised is None or not self._allocations.is_relayed_address(family, (advertised, client[1])):
+        hosts = [str(own) for own in self._advertised.all if family_of(own) is family]
+        if not any(self._allocations.is_relayed_address(family, (host, client[1])) for host in hosts):
             return False
         return self._reach.is_own(address)
 

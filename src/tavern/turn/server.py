@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
 from random import Random
 
@@ -11,6 +11,8 @@ import attrs
 from tavern.addresses import IPAddress, SocketAddress, source_key, without_zone
 from tavern.stun.attributes import AddressFamily, encode_xor_address, family_of
 from tavern.stun.message import Attribute, AttributeType, MalformedMessage, Message, MessageClass, Method, parse
+from tavern.turn.address_changes import AddressChanges
+from tavern.turn.advertised import AdvertisedAddresses
 from tavern.turn.allocate import AllocateStep, PendingAllocation
 from tavern.turn.allocations import AllocationTable
 from tavern.turn.answers import (
@@ -111,22 +113,25 @@ class TurnServer:
         self._realm = config.realm.encode()
         self._nonces = Nonces(nonce_key)
         self._answers = AnswerMemory()
+        self._advertised = AdvertisedAddresses(config.advertised_addresses)
         self.closed = ClosedRelay(
             self.allocations,
             random,
-            advertised_addresses=frozenset(config.advertised_addresses),
+            advertised=self._advertised,
             static_credentials=config.static_credentials,
         )
         policy = PeerPolicy(
-            advertised_addresses=frozenset(config.advertised_addresses),
+            advertised_addresses=self._advertised.all,
             allow_peers=config.allow_peers,
             deny_peers=config.deny_peers,
             is_local=is_local,
         )
+        reach = Reach(policy, self.closed.sessions, self.allocations)
+        self._address_changes = AddressChanges(self._advertised, self.allocations, reach)
         self._handler = RequestHandler(
             self.allocations,
-            advertised={family_of(address): address for address in config.advertised_addresses},
-            reach=Reach(policy, self.closed.sessions, self.allocations),
+            advertised=self._advertised,
+            reach=reach,
             sessions=self.closed.sessions,
             user_quota=config.user_quota,
             address_quota=config.address_quota,
@@ -200,6 +205,15 @@ class TurnServer:
     def set_local_addresses(self, addresses: frozenset[IPAddress]) -> list[Effect]:
         """This machine's interfaces have these addresses; permissions for what is denied by that are withdrawn."""
         return self._handler.set_local_addresses(addresses)
+
+    @property
+    def advertised(self) -> Mapping[AddressFamily, IPAddress]:
+        """What new relayed addresses carry."""
+        return self._advertised.current
+
+    def advertise(self, addresses: Iterable[IPAddress], movable: frozenset[AddressFamily]) -> list[Effect]:
+        """See AddressChanges."""
+        return self._address_changes.advertise(addresses, movable)
 
     def set_listeners(self, addresses: frozenset[SocketAddress]) -> None:
         """The relay listens there (a host may be a wildcard); no peer is one of these ports of this machine.
@@ -330,7 +344,6 @@ def _answer_binding(request: Message, five_tuple: FiveTuple) -> bytes:
 def _port_ranges(config: TurnConfig, random: Random) -> Mapping[AddressFamily, PortRange]:
     """Those that are one allocation's each."""
     families = [family_of(address) for address in config.advertised_addresses]
-    assert len(set(families)) == len(families), "at most one advertised address of each family"
     first = config.min_relay_port
     shared = _shared_range(config)
     # Of a range that is larger than what is shared by all, nothing else is used.

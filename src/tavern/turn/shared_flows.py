@@ -29,6 +29,7 @@ class SharedPort(Generic[Member]):
 
     def __init__(self, address: SockAddr) -> None:
         self.address = address
+        """The first that it had; what it is known by here."""
         self.flows: dict[int, Member] = {}
         """By their ids."""
         self.owners: dict[SockAddr, Member] = {}

@@ -42,7 +42,7 @@ def shared_range(mode: SharedPortsMode, first: int, last: int) -> range:
 class SharedPort:
     """One port of one family, its allocations counted by sessions, and the exact peers outside that they named."""
 
-    address: SocketAddress
+    number: int
     held: Counter[Hashable] = attrs.field(factory=Counter)
     """How many allocations each session has here: the owner of allocations, or else the key of their quota."""
     count: int = 0
@@ -62,8 +62,10 @@ class SharedPorts:
 
     def __init__(self, host: str, ports: Iterable[int], random: Random) -> None:
         """`host` is what relayed addresses carry."""
-        self._by_port = {port: SharedPort((host, port)) for port in ports}
-        self._host = host
+        self._by_port = {port: SharedPort(port) for port in ports}
+        self.host = host
+        """What new ones carry."""
+        self._hosts = {host}
         self._random = random
 
     @property
@@ -74,7 +76,16 @@ class SharedPorts:
     @property
     def addresses(self) -> tuple[SocketAddress, ...]:
         """Those that can be taken."""
-        return tuple(port.address for port in self._by_port.values())
+        return tuple((self.host, port) for port in self._by_port)
+
+    def move(self, host: str) -> None:
+        """New relayed addresses carry this host; those of before stay."""
+        self.host = host
+        self._hosts.add(host)
+
+    def retire(self, host: str) -> None:
+        """No relayed address carries this host, and none will."""
+        self._hosts.discard(host)
 
     def drop(self, port: int) -> None:
         """`port` cannot be bound. Before the first is taken."""
@@ -82,7 +93,7 @@ class SharedPorts:
 
     def find(self, address: SocketAddress) -> SharedPort | None:
         """The shared port at `address`."""
-        return self._by_port.get(address[1]) if address[0] == self._host else None
+        return self._by_port.get(address[1]) if address[0] in self._hosts else None
 
     def take(self, session: Hashable, *, owned: bool, avoid: Callable[[int], bool]) -> SharedPort | None:
         """The port for one more allocation of `session`, which is then counted; None if there is none.

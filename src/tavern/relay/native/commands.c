@@ -184,6 +184,74 @@ static void remove_flow(struct core *core, struct flow *flow, struct effect *eff
     flow_free(core, flow); /* its peers give back what they own of its ports */
 }
 
+/* What the flow knows of peers at a host. */
+struct host {
+    struct flow *flow;
+    struct address address;
+};
+
+static bool is_of_host(const struct address *address, const struct host *of)
+{
+    struct address host = address_host(*address);
+    return address_equal(&host, &of->address);
+}
+
+static void unbind_of_host(struct node *node, void *context)
+{
+    const struct host *of = context;
+    struct peer *peer = CONTAINER(node, struct peer, channel_node);
+    if (is_of_host(&peer->address, of))
+        channel_unbind(of->flow, peer);
+}
+
+static void forget_of_host(struct node *node, void *context)
+{
+    const struct host *of = context;
+    struct peer *peer = CONTAINER(node, struct peer, node);
+    if (is_of_host(&peer->address, of))
+        peer_forget(of->flow, peer);
+}
+
+static void forget_host(struct node *node, void *context)
+{
+    struct host of = {CONTAINER(node, struct flow, by_id), *(const struct address *)context};
+    map_each(&of.flow->channels, unbind_of_host, &of);
+    struct permission *permission = permission_find(of.flow, &of.address);
+    if (permission != NULL)
+        permission_revoke(of.flow, permission);
+    map_each(&of.flow->peers, forget_of_host, &of);
+}
+
+static bool add_own_host(struct core *core, struct reader *reader)
+{
+    bool shared = read_u8(reader);
+    struct address host = read_address(reader);
+    if (reader->failed)
+        return false;
+    if (!is_own_host(core, &host)) {
+        if (core->own_host_count == MAX_OWN_HOSTS)
+            return false;
+        map_each(&core->flows, forget_host, &host);
+        core->own_hosts[core->own_host_count++] = host;
+    }
+    if (shared)
+        core_name_ports(core, &host);
+    return true;
+}
+
+static bool remove_own_host(struct core *core, struct reader *reader)
+{
+    struct address host = read_address(reader);
+    if (reader->failed)
+        return false;
+    map_each(&core->flows, forget_host, &host);
+    core_unname_ports(core, &host);
+    for (uint32_t at = 0; at < core->own_host_count; at++)
+        if (address_equal(&core->own_hosts[at], &host))
+            core->own_hosts[at--] = core->own_hosts[--core->own_host_count];
+    return true;
+}
+
 static void forget_listeners(struct core *core, struct flow *flow, struct address host)
 {
     for (uint32_t at = 0; at < core->listener_port_count; at++) {
@@ -318,6 +386,10 @@ bool core_execute(struct core *core, const uint8_t *command, size_t size, struct
     case SET_TRANSFER:
         meter_set_budget_spent(&core->meter, !read_u8(&reader));
         return !reader.failed;
+    case ADD_OWN_HOST:
+        return add_own_host(core, &reader);
+    case REMOVE_OWN_HOST:
+        return remove_own_host(core, &reader);
     case SEND_TO_CLIENT:
         effect->kind = EFFECT_SEND;
         effect->client = read_client(&reader);
@@ -341,9 +413,8 @@ bool core_execute(struct core *core, const uint8_t *command, size_t size, struct
 struct core *core_open(const struct core_config *config)
 {
     struct core *core = allocate(sizeof *core);
-    core->own_hosts = allocate((config->own_host_count + 1) * sizeof *core->own_hosts);
-    memcpy(core->own_hosts, config->own_hosts, config->own_host_count * sizeof *core->own_hosts);
-    core->own_host_count = config->own_host_count;
+    core->own_host_count = config->own_host_count < MAX_OWN_HOSTS ? config->own_host_count : MAX_OWN_HOSTS;
+    memcpy(core->own_hosts, config->own_hosts, core->own_host_count * sizeof *core->own_hosts);
     core->listener_ports = allocate((config->listener_port_count + 1) * sizeof *core->listener_ports);
     memcpy(core->listener_ports, config->listener_ports, config->listener_port_count * sizeof *core->listener_ports);
     core->listener_port_count = config->listener_port_count;
@@ -371,15 +442,22 @@ static void free_port(struct node *node, void *context)
     free(CONTAINER(node, struct port, node));
 }
 
+static void free_port_name(struct node *node, void *context)
+{
+    (void)context;
+    free(CONTAINER(node, struct port_name, node));
+}
+
 void core_close(struct core *core)
 {
     map_each(&core->flows, free_flow, core);
     map_each(&core->ports, free_port, NULL);
     map_clear(&core->ports);
+    map_each(&core->port_names, free_port_name, NULL);
+    map_clear(&core->port_names);
     meter_close(&core->meter);
     checks_close(core->checks);
     challenge_close(core->challenge);
-    free(core->own_hosts);
     free(core->listener_ports);
     free(core);
 }

@@ -14,6 +14,8 @@ enum command_type {
     UNBIND_CHANNEL,     /* u64 flow, u16 number */
     SET_TRANSFER,       /* u8 allowed */
     LEARN_PEER,         /* u64 flow, address */
+    ADD_OWN_HOST,       /* u8 shared, address */
+    REMOVE_OWN_HOST,    /* address */
     SEND_TO_CLIENT,     /* client, data */
     FROM_STREAM,        /* u32 link, u32 counted size; then for each frame u32 size, data */
     TO_STREAM,          /* u32 link, u8 whether it ends, data */

@@ -44,6 +44,9 @@ void core_from_icmp(struct core *core, struct flow *flow, const struct address *
 /* Shared ports (shared.c). */
 
 struct port *core_open_port(struct core *core, const struct address *address, int fd);
+/* Each of the host's family is a relayed address there, too; or is none there any more. */
+void core_name_ports(struct core *core, const struct address *host);
+void core_unname_ports(struct core *core, const struct address *host);
 
 /* A check of a flow on a shared port names its agent. */
 void shared_learn(struct core *core, struct flow *flow, const uint8_t *payload, size_t size);

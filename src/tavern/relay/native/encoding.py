@@ -12,10 +12,12 @@ from tavern.addresses import SocketAddress
 from tavern.turn.claims import check_targets
 from tavern.turn.commands import (
     AddFlow,
+    AddOwnHost,
     AddRelayedAddress,
     BindChannel,
     LearnPeer,
     RemoveFlow,
+    RemoveOwnHost,
     RemoveRelayedAddress,
     RevokePermission,
     SetCircles,
@@ -52,10 +54,12 @@ _SIZE = struct.Struct("=I").pack
     _UNBIND_CHANNEL,
     _SET_TRANSFER,
     _LEARN_PEER,
+    _ADD_OWN_HOST,
+    _REMOVE_OWN_HOST,
     _SEND_TO_CLIENT,
     _FROM_STREAM,
     _TO_STREAM_TYPE,
-) = range(1, 15)
+) = range(1, 17)
 _ANSWER = bytes((_SEND_TO_CLIENT,))
 CONTROL_PACKET = struct.Struct("=48sdII")
 """`struct control_packet`: `struct client`, when it was received, the size of its data, and nothing."""
@@ -74,6 +78,8 @@ FlowCommand = (
     | UnbindChannel
     | SetTransfer
     | LearnPeer
+    | AddOwnHost
+    | RemoveOwnHost
 )
 
 
@@ -174,6 +180,10 @@ class CommandEncoder:
             return _FLOW(_LEARN_PEER, command.flow_id) + pack_address(command.peer)
         if isinstance(command, RemoveRelayedAddress):
             return _FLOW(_REMOVE_RELAYED, command.flow_id) + pack_address(command.relayed_address)
+        if isinstance(command, AddOwnHost):
+            return _TYPE_AND_FLAG(_ADD_OWN_HOST, command.shared) + pack_address((command.host, 0))
+        if isinstance(command, RemoveOwnHost):
+            return bytes((_REMOVE_OWN_HOST,)) + pack_address((command.host, 0))
         assert isinstance(command, SetTransfer), command
         return _TYPE_AND_FLAG(_SET_TRANSFER, command.allowed)
 

@@ -39,12 +39,12 @@ struct flow *flow_at(const struct core *core, const struct address *address)
 
 struct port *port_at(const struct core *core, const struct address *address)
 {
-    if (core->ports.count == 0)
+    if (core->port_names.count == 0)
         return NULL;
     uint64_t hash = address_hash(address);
-    for (struct node *node = map_chain(&core->ports, hash); node != NULL; node = node->next)
-        if (node->hash == hash && address_equal(&CONTAINER(node, struct port, node)->address, address))
-            return CONTAINER(node, struct port, node);
+    for (struct node *node = map_chain(&core->port_names, hash); node != NULL; node = node->next)
+        if (node->hash == hash && address_equal(&CONTAINER(node, struct port_name, node)->address, address))
+            return CONTAINER(node, struct port_name, node)->port;
     return NULL;
 }
 

@@ -6,6 +6,7 @@
 #include "meter.h"
 
 enum {
+    MAX_OWN_HOSTS = 8, /* turn/advertised.py */
     MAX_KNOWN_PEERS = 2048, /* a permission names an IP address with 65535 ports; what is cached of them is bounded */
     MAX_FRAGMENTS = 4,      /* an agent that restarts ICE has two at a time */
     MAX_FRAGMENT_SIZE = 256 /* RFC 8839 §5.4 */
@@ -48,9 +49,16 @@ struct peer {
 /* A relay socket that allocations share: packets find theirs by the peer's exact address. */
 struct port {
     struct node node; /* by address */
-    struct address address;
+    struct address address; /* the first that it had */
     struct map owners; /* exact outside peers */
     int fd;
+};
+
+/* A relayed address that a shared port is. */
+struct port_name {
+    struct node node; /* by address */
+    struct address address;
+    struct port *port;
 };
 
 /* A flow on a shared port was told to mean one of the allocations on another. */
@@ -105,8 +113,9 @@ struct flow {
 };
 
 struct core {
-    struct map flows, clients, relayed, ports, fragments;
-    struct address *own_hosts;
+    struct map flows, clients, relayed, port_names, fragments;
+    struct map ports; /* all shared ones, from before the first packet to the end: others look at them, too */
+    struct address own_hosts[MAX_OWN_HOSTS];
     uint32_t own_host_count;
     uint16_t *listener_ports;
     uint32_t listener_port_count;

@@ -94,12 +94,22 @@ EXPORT void tavern_core_from_peer(struct core *core, uint64_t id, const uint8_t 
     decided(&output, memory, decision, to);
 }
 
+/* As its socket is known, whatever relayed addresses it is by now. */
+static struct port *opened_at(const struct core *core, const struct address *address)
+{
+    uint64_t hash = address_hash(address);
+    for (struct node *node = map_chain(&core->ports, hash); node != NULL; node = node->next)
+        if (node->hash == hash && address_equal(&CONTAINER(node, struct port, node)->address, address))
+            return CONTAINER(node, struct port, node);
+    return NULL;
+}
+
 EXPORT void tavern_core_from_shared(struct core *core, const struct address *address, const uint8_t *data, size_t size,
                                     const struct address *peer, double now, struct decision *decision, uint8_t *to)
 {
     uint8_t *memory = packet(data, size);
     struct output output = {.kind = OUT_DROPPED};
-    struct port *port = port_at(core, address);
+    struct port *port = opened_at(core, address);
     if (port != NULL)
         core_from_shared(core, port, memory + HEADROOM, size, peer, now, &output);
     decided(&output, memory, decision, to);
@@ -120,7 +130,7 @@ EXPORT void tavern_core_from_shared_icmp(struct core *core, const struct address
                                          unsigned type, unsigned code, uint32_t mtu, double now,
                                          struct decision *decision, uint8_t *to)
 {
-    const struct port *port = port_at(core, address);
+    const struct port *port = opened_at(core, address);
     const struct peer *owner = port == NULL ? NULL : port_owner(port, peer);
     tavern_core_from_icmp(core, owner == NULL ? 0 : owner->flow->id, peer, type, code, mtu, now, decision, to);
 }

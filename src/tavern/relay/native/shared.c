@@ -5,12 +5,60 @@
 /* A flow for each TURN URL and interface of a browser; who has more makes each look dear, and is found by nobody. */
 enum { MAX_NAMESAKES = 64 };
 
+static void name_port(struct core *core, struct port *port, const struct address *address)
+{
+    if (port_at(core, address) != NULL)
+        return;
+    struct port_name *name = allocate(sizeof *name);
+    name->address = *address;
+    name->port = port;
+    map_add(&core->port_names, &name->node, address_hash(address));
+}
+
+struct naming {
+    struct core *core;
+    struct address host;
+};
+
+static void name_at(struct node *node, void *context)
+{
+    struct naming *naming = context;
+    struct port *port = CONTAINER(node, struct port, node);
+    struct address address = naming->host;
+    if (port->address.family != address.family)
+        return;
+    address.port = port->address.port;
+    name_port(naming->core, port, &address);
+}
+
+static void unname_at(struct node *node, void *context)
+{
+    const struct naming *naming = context;
+    struct port_name *name = CONTAINER(node, struct port_name, node);
+    struct address host = address_host(name->address);
+    if (!address_equal(&host, &naming->host))
+        return;
+    map_remove(&naming->core->port_names, &name->node);
+    free(name);
+}
+
+void core_name_ports(struct core *core, const struct address *host)
+{
+    map_each(&core->ports, name_at, &(struct naming){core, *host});
+}
+
+void core_unname_ports(struct core *core, const struct address *host)
+{
+    map_each(&core->port_names, unname_at, &(struct naming){core, *host});
+}
+
 struct port *core_open_port(struct core *core, const struct address *address, int fd)
 {
     struct port *port = allocate(sizeof *port);
     port->address = *address;
     port->fd = fd;
     map_add(&core->ports, &port->node, address_hash(address));
+    name_port(core, port, address);
     return port;
 }
 
