@@ -14,13 +14,12 @@ import trio
 
 from tavern.addresses import SocketAddress, format_socket_address
 from tavern.client import Client, IceServers, ReceivedIceCandidate
+from tavern.client.relayed import DATA_TIMEOUT_S, TRIES, Relayed, talk
 from tavern.client.turn import NoAnswer, TurnClient, TurnRefused, open_turn
 from tavern.doctor.findings import Finding, Level
 from tavern.stun.attributes import decode_xor_address
 from tavern.stun.message import AttributeType, MessageClass, Method, encode, parse
 
-DATA_TIMEOUT_S = 1.0
-TRIES = 3  # of each packet: on a real network one may be lost
 SAMPLED_PORTS = 3
 MAX_AMPLIFICATION = 3.0
 """RFC 8085's and QUIC's measure: an answer to somebody unknown is at most three times what he sent."""
@@ -156,17 +155,14 @@ async def _try_way(
     partner_way = next(same, partners[0])
     try:
         async with _opened(way, ssl_context) as client, _opened(partner_way, ssl_context) as partner:
-            seen, relayed, partner_relayed = await client.binding(), await client.allocate(), await partner.allocate()
-            await client.permit(partner_relayed)
-            await partner.permit(relayed)
-            there = await _passes(client, partner, partner_relayed, relayed)
-            back = await _passes(partner, client, relayed, partner_relayed)
+            seen, own = await client.binding(), await Relayed.allocate(client)
+            relayed, passes = own.address, await talk(own, await Relayed.allocate(partner))
             await client.release()
             await partner.release()
     except (NoAnswer, TurnRefused) as failed:
         report(_failed_way(way, failed))
         return None
-    if not (there and back):
+    if not passes:
         report(
             Finding(
                 Level.PROBLEM,
@@ -179,17 +175,6 @@ async def _try_way(
         return None
     report(Finding(Level.OK, str(way), f"{way.where} relays there and back as {relayed[0]}, and sees you at {seen[0]}"))
     return relayed
-
-
-async def _passes(sender: TurnClient, receiver: TurnClient, to: SocketAddress, comes_from: SocketAddress) -> bool:
-    payload = os.urandom(64)
-    for _ in range(TRIES):
-        await sender.send(payload, to)
-        with trio.move_on_after(DATA_TIMEOUT_S):
-            while True:
-                if await receiver.receive() == (payload, comes_from):
-                    return True
-    return False
 
 
 def _failed_way(way: Way, failed: NoAnswer | TurnRefused) -> Finding:
