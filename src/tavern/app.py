@@ -298,7 +298,8 @@ class _Server:
             taverns=self._store.tavern_count,
             metrics=self._metrics_answer,
             exposition=exposition.render,
-            readiness=Readiness(stun, streams, self._store).look,
+            trusted_proxies=decisions.trusted_proxies,
+            readiness=Readiness(stun, streams, self._store, self._relay.own_sessions).look,
         )
         return Door(
             app=make_app(health),

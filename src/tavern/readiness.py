@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import trio
 
 from tavern.addresses import SocketAddress, format_socket_address
-from tavern.client.turn import NoAnswer, open_turn
+from tavern.client.relayed import Relayed, talk
+from tavern.client.turn import NoAnswer, TurnRefused, open_turn
 from tavern.store.base import Store
 from tavern.store.sqlite import SqliteStore
 from tavern.store.worker import QUEUE_LIMIT
+from tavern.turn.auth import Credential
+
+OwnSessions = Callable[[], AbstractContextManager[tuple[Credential, Credential]]]
+"""See `relay.service.Relay.own_sessions`."""
 
 CACHE_S = 10.0
 """Probes that come more often are told what the last look found: looking takes sockets, and they are not trusted."""
@@ -21,8 +28,11 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 class Readiness:
     """Looks at most once in CACHE_S, whoever asks and however often."""
 
-    def __init__(self, udp: tuple[SocketAddress, ...], tcp: tuple[SocketAddress, ...], store: Store) -> None:
+    def __init__(
+        self, udp: tuple[SocketAddress, ...], tcp: tuple[SocketAddress, ...], store: Store, sessions: OwnSessions
+    ) -> None:
         """`udp` and `tcp`: where STUN is answered."""
+        self._udp, self._sessions = udp, sessions
         self._ways = [*(("udp", address) for address in udp), *(("tcp", address) for address in tcp)]
         self._store = store
         self._lock = trio.Lock()
@@ -45,15 +55,36 @@ class Readiness:
         async def ask(transport: str, address: SocketAddress) -> None:
             name = f"stun {transport} {format_socket_address(*address)}"
             try:
-                own = (_LOOPBACK.get(address[0], address[0]), address[1])
-                async with open_turn(own, transport, "", "") as client:
+                async with open_turn(_own(address), transport, "", "") as client:
                     await client.binding()
             except NoAnswer as failed:
                 checks[name] = str(failed)
             else:
                 checks[name] = "ok"
 
+        async def relay(address: SocketAddress) -> None:
+            checks["relay"] = await self._relayed(address)
+
         async with trio.open_nursery() as nursery:
+            if (ipv4 := next((one for one in self._udp if ":" not in one[0]), None)) is not None:
+                nursery.start_soon(relay, ipv4)
             for transport, address in self._ways:
                 nursery.start_soon(ask, transport, address)
         return dict(sorted(checks.items()))
+
+    async def _relayed(self, address: SocketAddress) -> str:
+        """Whether what two allocations send each other arrives."""
+        try:
+            with self._sessions() as (one, other):
+                async with (
+                    open_turn(_own(address), "udp", one.username, one.password) as first,
+                    open_turn(_own(address), "udp", other.username, other.password) as second,
+                ):
+                    arrives = await talk(await Relayed.allocate(first), await Relayed.allocate(second))
+        except (NoAnswer, TurnRefused) as failed:
+            return str(failed)
+        return "ok" if arrives else "what is sent through it is lost"
+
+
+def _own(address: SocketAddress) -> SocketAddress:
+    return _LOOPBACK.get(address[0], address[0]), address[1]

@@ -10,12 +10,15 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
 
+from tavern.doctor.findings import Level
+from tavern.doctor.live import judge_client_address
 from tests.end_to_end.server import environment, free_port, running_server
 
 pytestmark = pytest.mark.end_to_end
@@ -40,8 +43,9 @@ def doctor(*arguments: str, settings: Mapping[str, str] | None = None) -> tuple[
     return ran.returncode, {finding["subject"]: finding for finding in answer["findings"]}
 
 
-def test_a_server_that_works_is_found_to_work_by_each_way() -> None:
-    with running_server(LOOPBACK) as server:
+@pytest.mark.parametrize("shared_ports", ["never", "always"])
+def test_a_server_that_works_is_found_to_work_by_each_way(shared_ports: str) -> None:
+    with running_server({**LOOPBACK, "TAVERN_TURN_SHARED_PORTS": shared_ports}) as server:
         code, found = doctor(f"http://127.0.0.1:{server.http_port}/")
         metrics = server.get_json("/metrics")
     for subject in ("health", "WebSocket", "call", "credentials", "TURN over UDP, IPv4", "TURN over TCP, IPv4"):
@@ -242,3 +246,21 @@ def test_a_port_that_is_taken_is_named() -> None:
     if os.geteuid():
         _, found = doctor(settings={"PORT": "81"})
         assert found["port 81/TCP"]["level"] == "problem"
+
+
+@pytest.mark.parametrize(
+    ("own", "counted", "level"),
+    [
+        ("192.168.1.5", "9.9.2.1", Level.OK),  # a router's, on the way
+        ("9.9.2.1", "9.9.2.1", Level.OK),
+        ("192.168.1.5", "192.168.1.5", Level.OK),
+        ("127.0.0.1", "172.31.255.1", Level.NOTE),
+        ("192.168.1.5", "172.31.255.1", Level.WARNING),
+        ("9.9.2.1", "127.0.0.1", Level.WARNING),
+        ("2001:4860::1", "fd00::1", Level.WARNING),
+    ],
+)
+def test_who_is_counted_as_a_proxy_is_told(own: str, counted: str, level: Level) -> None:
+    found = judge_client_address(ip_address(own), ip_address(counted))
+    assert found.level is level
+    assert (level is Level.WARNING) == ("TAVERN_TRUSTED_PROXIES" in found.mend)

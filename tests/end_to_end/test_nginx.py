@@ -14,6 +14,7 @@ import pytest
 from tavern.client import ServerError, open_client
 from tavern.client.websocket import open_websocket
 from tests.end_to_end.server import RunningServer, free_port, running_server
+from tests.end_to_end.test_doctor import doctor
 from tests.prerequisites import find_program, skip_unless
 
 PROXY_HOST = "127.0.0.7"
@@ -121,3 +122,15 @@ async def test_nobody_makes_up_an_address_through_the_proxy(setup: Setup) -> Non
             created += '"tavern-created"' in await websocket.get_message()
     assert created <= 1
     assert "client=203.0.113" not in "".join(server.lines)
+
+
+@pytest.mark.parametrize(("trusted", "level"), [(PROXY_HOST, "ok"), ("", "note")])
+def test_the_doctor_sees_whether_the_proxy_is_believed(tmp_path: Path, trusted: str, level: str) -> None:
+    with (
+        running_server({"TAVERN_EXTERNAL_IP": "127.0.0.1", "TAVERN_TRUSTED_PROXIES": trusted}) as server,
+        running_nginx(tmp_path, promised_location(), server.http_port) as port,
+    ):
+        _, found = doctor(f"http://127.0.0.1:{port}/")
+    assert found["client address"]["level"] == level
+    counted = "127.0.0.1" if trusted else PROXY_HOST
+    assert f"counts you as {counted}" in found["client address"]["what"]

@@ -106,10 +106,11 @@ def test_ready_says_what_was_looked_at(server: RunningServer) -> None:
     assert first["status"] == "ready"
     checks = first["checks"]
     assert isinstance(checks, dict)
-    assert {name.split(" ")[0] for name in checks} == {"stun", "store"}
+    assert {name.split(" ")[0] for name in checks} == {"relay", "stun", "store"}
     assert f"stun udp 0.0.0.0:{server.turn_port}" in checks
     assert f"stun tcp 0.0.0.0:{server.turn_port}" in checks
     assert set(checks.values()) == {"ok"}
+    assert first["client"] == "127.0.0.1"
 
 
 def test_serve_says_what_is_open_where(server: RunningServer) -> None:

@@ -10,12 +10,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import trio
 from trio_websocket import HandshakeError
 
+from tavern.addresses import IPAddress, without_zone
 from tavern.client import Client, ConnectionLost, IceServers, Keypair, ServerError, WrongServer, open_client
 from tavern.client.connection import is_called
 from tavern.doctor.findings import Finding, Level
@@ -27,6 +29,7 @@ FEW_DAYS = 14
 """Left of a certificate: who renews by himself does so a month before its end."""
 
 _DAY_S = 86_400
+_MAX_ANSWER = 65_536
 _CREDENTIAL_LIFETIME_S = 600
 
 Report = Callable[[Finding], None]
@@ -57,6 +60,7 @@ async def examine_server(url: str, invite: str | None, report: Report) -> None:
         )
     if not await _examine_health(url, report):
         return
+    await _examine_client_address(url, report)
     await _examine_signaling(f"{'wss' if secure else 'ws'}://{parts.netloc}/", invite, report, ssl_context)
 
 
@@ -159,6 +163,46 @@ async def _examine_health(url: str, report: Report) -> bool:
         )
     )
     return False
+
+
+async def _examine_client_address(url: str, report: Report) -> None:
+    """Whom the server's limits count us as. Says nothing of servers that do not tell."""
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+
+    def ask() -> tuple[str, object]:
+        connection = kind(parts.netloc, timeout=HTTP_TIMEOUT_S)
+        try:
+            connection.request("GET", "/ready")
+            own = str(connection.sock.getsockname()[0])
+            answer = json.loads(connection.getresponse().read(_MAX_ANSWER))
+            return own, answer.get("client") if isinstance(answer, dict) else None
+        finally:
+            connection.close()
+
+    try:
+        own, counted = await trio.to_thread.run_sync(ask)
+        found = judge_client_address(ip_address(without_zone(own)), ip_address(str(counted)))
+    except (OSError, ValueError, http.client.HTTPException):
+        return
+    report(found)
+
+
+def judge_client_address(own: IPAddress, counted: IPAddress) -> Finding:
+    """`own` is the address that we called from, `counted` the one that the server saw there."""
+    subject = "client address"
+    if counted == own or counted.is_global:
+        return Finding(Level.OK, subject, f"the server counts you as {counted}")
+    what = f"the server counts you as {counted}, and you come from {own}"
+    if own.is_loopback:
+        return Finding(Level.NOTE, subject, f"{what}: on the server itself that may be so, elsewhere it is a proxy's")
+    return Finding(
+        Level.WARNING,
+        subject,
+        what,
+        "limits and bans take everybody who comes through that address for one person",
+        f"TAVERN_TRUSTED_PROXIES={counted}; in Docker: gateway for a proxy on its host, else compose.host.yaml",
+    )
 
 
 async def _examine_signaling(ws_url: str, invite: str | None, report: Report, ssl_context: ssl.SSLContext) -> None:

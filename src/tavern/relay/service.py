@@ -7,7 +7,8 @@ import random
 import secrets
 import socket
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from ipaddress import IPv4Network, IPv6Network
 
 import attrs
@@ -40,6 +41,7 @@ _CONTROL_BATCH_S = 0.002  # requests are served so long between two checkpoints:
 # After a batch that time ended, where the data path is in Python: behind, this thread would hold the interpreter, and
 # the data path's get it too late. One that is compiled needs no interpreter.
 _CONTROL_PAUSE_S = 0.001
+_OWN_LIFETIME_S = 60
 _ADDRESS_REFRESH_S = 30.0  # how late a new interface's address becomes a forbidden peer
 
 
@@ -260,6 +262,24 @@ class Relay:
         """A credential of this open session, for new allocations within `lifetime_s` seconds."""
         session = self._sessions[peer_id]
         return self._server.credentials.mint(session.id, lifetime_s, self._wall_clock())
+
+    @contextmanager
+    def own_sessions(self) -> Iterator[tuple[Credential, Credential]]:
+        """Credentials of two sessions that are with each other, for a look at the relay itself from this machine.
+
+        While `run` runs. Their allocations end with the block.
+        """
+        closed = self._server.closed
+        sessions = [closed.open_session("127.0.0.1") for _ in range(2)]
+        together = object()
+        for session in sessions:
+            self._execute(closed.move_session(session, together))
+        minted = [self._server.credentials.mint(session, _OWN_LIFETIME_S, self._wall_clock()) for session in sessions]
+        try:
+            yield minted[0], minted[1]
+        finally:
+            for session in sessions:
+                self._execute(closed.revoke_session(session))
 
     def static_credential(self, user: str, lifetime_s: int) -> Credential:
         """One of the operator's own, that belongs to no session. ValueError for too long a user."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any
@@ -15,6 +15,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
+
+from tavern.setting_values import IPNetwork
+from tavern.web.proxies import client_host
 
 # The page needs nothing from elsewhere, and holds a private key: nothing from elsewhere runs in it or frames it.
 _PAGE_HEADERS = {
@@ -45,6 +48,7 @@ class Health:
     """By an Accept header: the metrics as Prometheus reads them, and their media type."""
     readiness: Callable[[], Awaitable[dict[str, str]]]
     """What was looked at lately, and `ok` or what is wrong with it."""
+    trusted_proxies: Sequence[IPNetwork] = ()
 
 
 @attrs.frozen
@@ -63,11 +67,14 @@ def make_app(health: Health) -> ASGIApp:
             return JSONResponse({"status": "draining", "taverns": health.taverns()}, status_code=503)
         return JSONResponse({"status": "ok", "taverns": health.taverns()})
 
-    async def get_ready(_request: Request) -> Response:
+    async def get_ready(request: Request) -> Response:
         checks = {"draining": "the server is about to stop"} if health.draining() else await health.readiness()
         ready = all(found == "ok" for found in checks.values())
         status = "ready" if ready else "not ready"
-        return JSONResponse({"status": status, "checks": checks}, status_code=200 if ready else 503)
+        # Who asks learns whom limits count him as: behind a proxy that is not named, everybody is one.
+        client = request.client and client_host(request.client.host, request.headers.raw, health.trusted_proxies)
+        answer = {"status": status, "checks": checks, "client": client}
+        return JSONResponse(answer, status_code=200 if ready else 503)
 
     async def get_metrics(request: Request) -> Response:
         accept = request.headers.get("accept", "")
