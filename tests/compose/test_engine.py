@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import ssl
+import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -19,10 +21,12 @@ import trustme
 from playwright.sync_api import sync_playwright
 
 from tavern.client import open_client
+from tavern.client.turn import open_turn
 from tavern.client.websocket import open_websocket
 from tavern.relay.addresses import primary_ipv4
 from tests.compose.engine import Engine, NoEngine, Stack, base_names, import_base, import_nginx, running_engine
 from tests.end_to_end.browser import Visitor, chromium, write_tone
+from tests.end_to_end.pebble import DOMAIN, running_pebble
 from tests.end_to_end.server import free_port
 
 REPOSITORY = Path(__file__).parents[2]
@@ -192,6 +196,27 @@ async def test_its_own_backup_and_restore(stack: Stack) -> None:
     assert taverns(stack) == before
 
 
+async def test_the_guides_cron_lines(stack: Stack, checkout: Path, tmp_path: Path) -> None:
+    """As cron reads them: what follows the fifth blank, with `\\%` for a percent sign."""
+    guide = (REPOSITORY / "docs" / "self-hosting.md").read_text()
+    lines = re.findall(r"^    (?:\S+ \S+) \* \* \*  (cd .*)$", guide, re.MULTILINE)
+    assert len(lines) == 2
+    files = [part for file in stack.files for part in ("-f", str(file))]
+    for line in lines:
+        command = line.replace("\\%", "%").replace("/srv/tavern", str(checkout)).replace("/srv/backups", str(tmp_path))
+        assert "docker compose exec" in command
+        command = command.replace("docker compose", f"docker compose {shlex.join(files)}")
+        ran = subprocess.run(
+            ["/bin/sh", "-c", command], env={**stack.engine.environment, **stack.settings}, capture_output=True
+        )
+        assert ran.returncode == 0, ran.stderr.decode()
+    [copy] = tmp_path.iterdir()
+    assert copy.name in {f"{day}.db" for day in range(1, 8)}
+    assert b"is whole" in stack.compose(
+        "run", "--rm", "-T", "-v", f"{copy}:/copy.db:ro", "signaling", "check", "/copy.db"
+    )
+
+
 async def test_an_update_keeps_what_there_is(stack: Stack, checkout: Path) -> None:
     """`git pull`, build, up: another image, the same volume."""
     before, image = taverns(stack), stack.container()["Image"]
@@ -282,6 +307,71 @@ async def test_with_nginx_in_front_it_is_https_and_people_keep_their_addresses(
     assert re.search(r"client=172\.31\.255\.1\b", line), line  # the gateway: this engine's proxy hides who it was
     proxied.compose("down")
     stack.compose("up", "-d", "--wait")
+
+
+AUTHORITY = "authority.example.com"
+ACME_OVERRIDE = """
+services:
+  signaling:
+    extra_hosts: ["{authority}:172.31.254.1"]
+    environment: {{REQUESTS_CA_BUNDLE: /authority.pem}}
+    volumes: ["{ca}:/authority.pem:ro"]
+networks:
+  default:
+    ipam: {{config: [{{subnet: 172.31.254.0/24}}]}}
+"""
+
+
+async def test_with_a_domain_it_gets_its_certificate_and_keeps_it(
+    engine: Engine, checkout: Path, stack: Stack, tmp_path: Path
+) -> None:
+    """compose.acme.yaml as it is, and pebble on the host for an authority."""
+    stack.compose("down")  # with its network: this one has to have an address that is known before
+    override = tmp_path / "authority.yaml"
+    with running_pebble(tmp_path, host=AUTHORITY) as pebble:
+        override.write_text(ACME_OVERRIDE.format(authority=AUTHORITY, ca=pebble.ca_bundle))
+        settings = {
+            **stack.settings,
+            "TAVERN_DOMAIN": DOMAIN,
+            "TAVERN_EXTERNAL_IP": "127.0.0.1",
+            "TAVERN_HTTPS_PORT": str(pebble.tls_port),
+            "TAVERN_HTTP_PORT": str(pebble.http_port),
+            "TAVERN_ACME_DIRECTORY": pebble.directory_url,
+        }
+        overlay = checkout / "compose" / "compose.acme.yaml"
+        secured = Stack(engine, (stack.files[0], overlay, stack.files[1], override), settings)
+        secured.compose("up", "-d", "--wait")
+        trusting = pebble.trusting()
+        first = await certificate_shown(secured, pebble.tls_port, trusting)
+        assert "certificate-obtained" in secured.log()
+        turns = ("127.0.0.1", int(settings["TAVERN_TURNS_PORT"]))
+        async with open_turn(turns, "tls", "", "", ssl_context=trusting, server_name=DOMAIN) as client:
+            await client.binding()
+        found = secured.compose("exec", "-T", "signaling", "stat", "-c", "%n %u %a", "/data/acme").decode()
+        assert found.split() == ["/data/acme", "10001", "700"]
+        secured.compose("up", "-d", "--wait", "--force-recreate")
+        assert await certificate_shown(secured, pebble.tls_port, trusting) == first
+        assert "certificate-obtained" not in secured.log()
+        secured.compose("down")
+    stack.compose("up", "-d", "--wait")
+
+
+async def certificate_shown(secured: Stack, port: int, trusting: ssl.SSLContext) -> bytes:
+    """The page's, once it is one that browsers would trust for the domain: until then there is a placeholder."""
+    ends_at = time.monotonic() + 20
+    while True:
+        assert time.monotonic() < ends_at, secured.log()
+        tcp = await trio.open_tcp_stream("127.0.0.1", port)
+        try:
+            stream = trio.SSLStream(tcp, trusting, server_hostname=DOMAIN)
+            await stream.do_handshake()
+            shown: bytes = stream.getpeercert(binary_form=True)
+        except trio.BrokenResourceError:
+            await trio.sleep(0.2)  # it is being asked for
+        else:
+            return shown
+        finally:
+            await trio.aclose_forcefully(tcp)
 
 
 async def test_its_doctor_finds_no_problem_inside(stack: Stack) -> None:

@@ -60,7 +60,7 @@ class Pebble:
     def wait_until_up(self) -> None:
         for _ in range(_TRIES):
             try:
-                urllib.request.urlopen(self.directory_url, timeout=5, context=self._own()).close()
+                urllib.request.urlopen(self.roots_url, timeout=5, context=self._own()).close()
             except OSError:
                 continue
             return
@@ -68,24 +68,24 @@ class Pebble:
 
 
 @contextmanager
-def running_pebble(folder: Path, *, reuses_authorizations: bool = False) -> Iterator[Pebble]:
-    """It is up; its files are in `folder`."""
+def running_pebble(folder: Path, *, reuses_authorizations: bool = False, host: str = "localhost") -> Iterator[Pebble]:
+    """It is up; its files are in `folder`. `host`: the name that servers elsewhere than here know this machine by."""
     pebble, names = program("pebble", "pebble"), program("pebble-challtestsrv", "pebble")
     api, management, dns, dns_management = (free_port() for _ in range(4))
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
-    own = authority.issue_cert("localhost")
+    own = authority.issue_cert("localhost", host)
     own.cert_chain_pems[0].write_to_path(folder / "own.pem")
     own.private_key_pem.write_to_path(folder / "own-key.pem")
     told = Pebble(
-        directory_url=f"https://localhost:{api}/dir",
+        directory_url=f"https://{host}:{api}/dir",
         ca_bundle=folder / "ca.pem",
         roots_url=f"https://localhost:{management}/roots/0",
         http_port=free_port(),
         tls_port=free_port(),
     )
     config = {
-        "listenAddress": f"127.0.0.1:{api}",
+        "listenAddress": f"{'127.0.0.1' if host == 'localhost' else '0.0.0.0'}:{api}",
         "managementListenAddress": f"127.0.0.1:{management}",
         "certificate": str(folder / "own.pem"),
         "privateKey": str(folder / "own-key.pem"),
