@@ -25,11 +25,12 @@ from tavern.client.turn import open_turn
 from tavern.client.websocket import open_websocket
 from tavern.relay.addresses import primary_ipv4
 from tests.compose.engine import Engine, NoEngine, Stack, base_names, import_base, import_nginx, running_engine
-from tests.end_to_end.browser import Visitor, chromium, write_tone
+from tests.end_to_end.browser import IceChoice, Visitor, chromium, write_tone
 from tests.end_to_end.pebble import DOMAIN, running_pebble
 from tests.end_to_end.server import free_port
 
 REPOSITORY = Path(__file__).parents[2]
+DIRECT = IceChoice(policy="all")
 PROMISED_IMAGE_MB = 100
 """Beyond the base image."""
 MEMORY_MB = 512
@@ -226,6 +227,34 @@ async def test_an_update_keeps_what_there_is(stack: Stack, checkout: Path) -> No
     stack.compose("up", "-d", "--wait")
     assert stack.container()["Image"] != image
     assert taverns(stack) == before
+
+
+def test_a_call_goes_on_through_backup_update_and_restore(stack: Stack, checkout: Path, tmp_path: Path) -> None:
+    """Two people talk all the while, and nothing that was written before the copy is lost."""
+    with sync_playwright() as playwright, chromium(playwright, tone=write_tone(tmp_path / "tone.wav")) as browser:
+        ada = Visitor.arrive(browser.new_context(), url(stack), DIRECT)
+        link = ada.create_tavern("Moria")
+        ada.join("Ada")
+        ben = Visitor.arrive(browser.new_context(), link, DIRECT)
+        ben.join("Ben")
+        ada.sees_connected("Ben")
+        before = taverns(stack)
+        copy = stack.compose("exec", "-T", "signaling", "tavern", "backup", "-")
+        source = checkout / "src" / "tavern" / "__init__.py"
+        source.write_text(source.read_text() + "\n# The version after that.\n")
+        stack.compose("build")
+        stack.compose("up", "-d", "--wait")
+        for visitor, other in ((ada, "Ben"), (ben, "Ada")):
+            visitor.sees_connected(other)
+            visitor.hears_more()
+        stack.compose("stop")
+        ada.hears_more()
+        stack.compose("run", "--rm", "-T", "signaling", "restore", "-", stdin=copy)
+        stack.compose("up", "-d", "--wait")
+        for visitor, other in ((ada, "Ben"), (ben, "Ada")):
+            visitor.sees_connected(other)
+            visitor.hears_more()
+        assert taverns(stack) == before
 
 
 async def test_fifty_people_fit_beside_everything_else(stack: Stack) -> None:
