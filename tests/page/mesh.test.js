@@ -10,14 +10,17 @@ const TURN = [{ urls: ["turn:a:3478"], username: "u", credential: "c" }];
 const candidate = (text) => JSON.stringify({ candidate: text, sdpMid: "0" });
 
 /** A mesh with its surroundings written down. */
-function made(context, { self = "m", servers = TURN, createConnection } = {}) {
+function made(context, { self = "m", servers = TURN, createConnection, vouches } = {}) {
   mock.timers.enable({ apis: ["setTimeout", "Date"] });
   context.after(() => mock.timers.reset());
   for (const level of ["warn", "debug"]) context.mock.method(console, level, () => {});
-  const world = { connections: [], sent: [], dropped: [], states: new Map(), troubles: new Map(), tracks: [], gone: [] };
+  const vouching = { vouch: async () => null, judge: async (_place, _from, _type, _sdp, signature) => signature ?? "unsigned" };
+  const world = { connections: [], sent: [], dropped: [], states: new Map(), troubles: new Map(), trusted: [], tracks: [], gone: [] };
   const mesh = new Mesh({
     self,
     stream: "stream",
+    vouching: { ...vouching, ...vouches },
+    onTrust: (peer, trust) => world.trusted.push([peer, trust]),
     send: (message) => world.sent.push(message),
     drop: (target) => world.dropped.push(target),
     iceServers: async () => servers,
@@ -50,7 +53,7 @@ test("who is there already offers to the one who joins", async (context) => {
   const [connection] = world.connections;
   assert.deepEqual(connection.configuration, { iceServers: TURN, bundlePolicy: "max-bundle" });
   assert.equal(connection.transceivers[0].sender.track, "voice");
-  mesh.receiveAnswer("z", "v=0\r\nanswer");
+  mesh.receiveAnswer("z", "v=0\r\nanswer", null);
   await settle();
   connection.become("connected");
   assert.equal(world.states.get("z"), "connected");
@@ -63,7 +66,7 @@ test("who joins waits for offers and answers them with its voice", async (contex
   await settle();
   assert.deepEqual(world.sent, []);
   assert.equal(world.states.get("a"), "connecting");
-  mesh.receiveOffer("a", "v=0\r\n");
+  mesh.receiveOffer("a", "v=0\r\n", null);
   await settle();
   assert.deepEqual(said(world), ["answer a"]);
   const [transceiver] = world.connections[0].transceivers;
@@ -75,15 +78,13 @@ test("who joins waits for offers and answers them with its voice", async (contex
 test("candidates wait for the description they belong to, within bounds", async (context) => {
   const { mesh, world } = made(context);
   mesh.enter(PLACE, ["a"]);
-  mesh.receiveOffer("a", "v=0\r\n");
+  mesh.receiveOffer("a", "v=0\r\n", null);
   for (let n = 0; n < 200; n += 1) mesh.receiveCandidate("a", candidate(`candidate:${n}`));
-  await settle();
-  await settle();
-  await settle();
+  for (let turn = 0; turn < 20; turn += 1) await settle();
   mesh.receiveCandidate("a", candidate("candidate:last"));
   await settle();
   const got = world.connections[0].candidates.map((each) => each.candidate);
-  assert.equal(got.length, 65);
+  assert.equal(got.length, 100); // with the offer a hundred, and the last one
   assert.equal(got[0], "candidate:0");
   assert.equal(got.at(-1), "candidate:last");
 });
@@ -91,7 +92,7 @@ test("candidates wait for the description they belong to, within bounds", async 
 test("candidates that are refused or no JSON do no harm", async (context) => {
   const { mesh, world } = made(context);
   mesh.enter(PLACE, ["a"]);
-  mesh.receiveOffer("a", "v=0\r\n");
+  mesh.receiveOffer("a", "v=0\r\n", null);
   await settle();
   for (const each of ["", "{", "7", candidate(""), candidate("candidate:refused"), candidate("candidate:good")]) {
     mesh.receiveCandidate("a", each);
@@ -117,6 +118,7 @@ test("what is found at once goes along with our description, what is found later
   world.connections[0].find("");
   world.connections[0].onicecandidate({ candidate: null });
   world.connections[0].find("candidate:late typ relay");
+  await settle();
   assert.deepEqual(said(world), ["offer z", "ice-candidate z"]);
   assert.match(world.sent[0].sdp, /a=candidate:early typ host/);
   assert.equal(JSON.parse(world.sent[1].candidate).candidate, "candidate:late typ relay");
@@ -159,7 +161,7 @@ test("who leaves is forgotten, with what waits to be sent to them", async (conte
   mesh.peerLeft("z");
   assert.ok(world.connections[0].closed);
   assert.ok(world.dropped.includes("z"));
-  mesh.receiveOffer("z", "v=0\r\n");
+  mesh.receiveOffer("z", "v=0\r\n", null);
   await settle();
   assert.equal(world.connections.length, 1);
 });
@@ -176,10 +178,10 @@ test("who leaves while credentials are awaited gets no connection", async (conte
 test("a new offer replaces the pair", async (context) => {
   const { mesh, world } = made(context);
   mesh.enter(PLACE, ["a"]);
-  mesh.receiveOffer("a", "v=0\r\n");
+  mesh.receiveOffer("a", "v=0\r\n", null);
   await settle();
   world.connections[0].become("connected");
-  mesh.receiveOffer("a", "v=0\r\n");
+  mesh.receiveOffer("a", "v=0\r\n", null);
   await settle();
   assert.deepEqual(world.connections.map(({ closed }) => closed), [true, false]);
   assert.deepEqual(said(world), ["answer a", "answer a"]);
@@ -191,12 +193,12 @@ test("when offers cross, that of the smaller key counts", async (context) => {
   mesh.peerJoined("z");
   mesh.peerJoined("a");
   await settle();
-  mesh.receiveOffer("z", "v=0\r\n"); // ours counts
-  mesh.receiveOffer("a", "v=0\r\n"); // theirs counts
+  mesh.receiveOffer("z", "v=0\r\n", null); // ours counts
+  mesh.receiveOffer("a", "v=0\r\n", null); // theirs counts
   await settle();
   assert.deepEqual(said(world), ["offer z", "offer a", "answer a"]);
-  mesh.receiveAnswer("a", "v=0\r\n"); // to an offer that is gone
-  mesh.receiveAnswer("z", "v=0\r\n");
+  mesh.receiveAnswer("a", "v=0\r\n", null); // to an offer that is gone
+  mesh.receiveAnswer("z", "v=0\r\n", null);
   await settle();
   assert.equal(world.connections[0].remote[0].type, "answer");
   assert.deepEqual(world.connections[2].remote.map(({ type }) => type), ["offer"]);
@@ -209,7 +211,7 @@ test("the offering side rebuilds a failed pair a few times, ever later, then say
   for (const wait of [500, 1_000, 2_000, 4_000]) {
     await settle();
     const count = world.connections.length;
-    mesh.receiveAnswer("z", "v=0\r\n");
+    mesh.receiveAnswer("z", "v=0\r\n", null);
     await settle();
     world.connections.at(-1).become("failed");
     assert.equal(world.states.get("z"), "retrying");
@@ -220,7 +222,7 @@ test("the offering side rebuilds a failed pair a few times, ever later, then say
     mock.timers.tick(1);
   }
   await settle();
-  mesh.receiveAnswer("z", "v=0\r\n");
+  mesh.receiveAnswer("z", "v=0\r\n", null);
   await settle();
   world.connections.at(-1).become("failed");
   assert.equal(world.states.get("z"), "failed");
@@ -237,7 +239,7 @@ test("the offering side rebuilds a failed pair a few times, ever later, then say
 test("the other side leaves the rebuilding to the one who offered, and steps in when nothing comes", async (context) => {
   const { mesh, world } = made(context);
   mesh.enter(PLACE, ["a"]);
-  mesh.receiveOffer("a", "v=0\r\n");
+  mesh.receiveOffer("a", "v=0\r\n", null);
   await settle();
   world.connections[0].become("failed");
   mock.timers.tick(12_000);
@@ -251,10 +253,10 @@ test("the other side leaves the rebuilding to the one who offered, and steps in 
 test("an offer that comes meanwhile is taken, and nobody steps in", async (context) => {
   const { mesh, world } = made(context);
   mesh.enter(PLACE, ["a"]);
-  mesh.receiveOffer("a", "v=0\r\n");
+  mesh.receiveOffer("a", "v=0\r\n", null);
   await settle();
   world.connections[0].become("failed");
-  mesh.receiveOffer("a", "v=0\r\n");
+  mesh.receiveOffer("a", "v=0\r\n", null);
   await settle();
   world.connections[1].become("connected");
   mock.timers.tick(100_000);
@@ -281,7 +283,7 @@ test("why it failed is told by what was there", async (context) => {
   ]) {
     const { mesh, world } = made(context, { servers });
     mesh.enter(PLACE, ["a"]);
-    mesh.receiveOffer("a", "v=0\r\n");
+    mesh.receiveOffer("a", "v=0\r\n", null);
     await settle();
     for (const each of found) world.connections[0].find(each);
     world.connections[0].become("failed");
@@ -293,7 +295,7 @@ test("why it failed is told by what was there", async (context) => {
 test("a description that cannot be read fails the pair, not the page", async (context) => {
   const { mesh, world } = made(context);
   mesh.enter(PLACE, ["a"]);
-  mesh.receiveOffer("a", "garbage");
+  mesh.receiveOffer("a", "garbage", null);
   await settle();
   assert.equal(world.states.get("a"), "retrying");
   assert.ok(world.connections[0].closed);
@@ -322,11 +324,11 @@ test("new credentials reach the pairs there are", async (context) => {
 test("sound reaches the page only from the pair there is", async (context) => {
   const { mesh, world } = made(context);
   mesh.enter(PLACE, ["a"]);
-  mesh.receiveOffer("a", "v=0\r\n");
+  mesh.receiveOffer("a", "v=0\r\n", null);
   await settle();
   const [old] = world.connections;
   old.ontrack({ track: { kind: "audio", id: 1 } });
-  mesh.receiveOffer("a", "v=0\r\n");
+  mesh.receiveOffer("a", "v=0\r\n", null);
   await settle();
   old.ontrack({ track: { kind: "audio", id: 2 } });
   old.become("failed");
@@ -341,8 +343,95 @@ test("a browser that refuses a connection fails the pair at once, not the page",
     },
   });
   mesh.enter(PLACE, ["a"]);
-  mesh.receiveOffer("a", "v=0\r\n");
+  mesh.receiveOffer("a", "v=0\r\n", null);
   mesh.peerJoined("z");
   await settle();
   assert.deepEqual([...world.states], [["a", "retrying"], ["z", "retrying"]]);
+});
+
+test("what we describe goes out with our signature, candidates after it", async (context) => {
+  let signed;
+  const vouch = (...about) => new Promise((resolve) => {
+    signed = () => resolve(`signature of ${JSON.stringify(about)}`);
+  });
+  const { mesh, world } = made(context, { vouches: { vouch } });
+  mesh.enter(PLACE, []);
+  mesh.peerJoined("z");
+  await settle();
+  world.connections[0].find("candidate:late typ host");
+  await settle();
+  assert.deepEqual(said(world), []);
+  signed();
+  await settle();
+  assert.deepEqual(said(world), ["offer z", "ice-candidate z"]);
+  const about = JSON.stringify([PLACE, "z", "offer", "v=0\r\noffer"]);
+  assert.equal(world.sent[0].signature, `signature of ${about}`);
+});
+
+test("what waits for its signature when the pair is over is not sent", async (context) => {
+  let signed;
+  const vouch = () => new Promise((resolve) => {
+    signed = resolve;
+  });
+  const { mesh, world } = made(context, { vouches: { vouch } });
+  mesh.enter(PLACE, []);
+  mesh.peerJoined("z");
+  await settle();
+  mesh.peerLeft("z");
+  signed("late");
+  await settle();
+  assert.deepEqual(world.sent, []);
+});
+
+test("no sound comes of an offer or answer that is not the key's", async (context) => {
+  for (const distrust of ["forged", "unsigned-now"]) {
+    const { mesh, world } = made(context);
+    mesh.enter(PLACE, ["a"]);
+    mesh.receiveOffer("a", "v=0\r\n", distrust);
+    mesh.peerJoined("z");
+    await settle();
+    mesh.receiveAnswer("z", "v=0\r\n", distrust);
+    await settle();
+    assert.deepEqual(said(world), ["offer z"]);
+    assert.deepEqual(world.connections.map(({ remote }) => remote.length), [0]);
+    assert.deepEqual([...world.states], [["a", "failed"], ["z", "failed"]]);
+    assert.equal(world.troubles.get("a"), distrust);
+    assert.deepEqual(world.trusted, []);
+    mock.timers.tick(600_000);
+    await settle();
+    assert.equal(world.connections.length, 1);
+    mesh.receiveOffer("a", "v=0\r\n", "verified"); // theirs, after all
+    await settle();
+    assert.deepEqual(world.trusted, [["a", "verified"]]);
+    assert.deepEqual(said(world), ["offer z", "answer a"]);
+    mock.timers.reset();
+  }
+});
+
+test("a forged offer does not end a call that goes on", async (context) => {
+  const { mesh, world } = made(context);
+  mesh.enter(PLACE, ["a"]);
+  mesh.receiveOffer("a", "v=0\r\n", "verified");
+  await settle();
+  world.connections[0].become("connected");
+  mesh.receiveOffer("a", "v=0\r\n", "forged");
+  await settle();
+  assert.equal(world.states.get("a"), "connected");
+  assert.deepEqual(world.connections.map(({ closed }) => closed), [false]);
+});
+
+test("candidates that come while a signature is looked at belong to its offer", async (context) => {
+  const judge = () => new Promise((resolve) => setImmediate(() => resolve("verified")));
+  const { mesh, world } = made(context, { vouches: { judge } });
+  mesh.enter(PLACE, ["a"]);
+  for (const round of [0, 1]) {
+    mesh.receiveOffer("a", "v=0\r\n", "x");
+    mesh.receiveCandidate("a", candidate(`candidate:${round}`));
+    await new Promise((resolve) => setImmediate(() => setImmediate(resolve)));
+    await settle();
+  }
+  assert.deepEqual(
+    world.connections.map(({ candidates }) => candidates.map((each) => each.candidate)),
+    [["candidate:0"], ["candidate:1"]],
+  );
 });

@@ -17,10 +17,15 @@
  * @property {() => void} onMoved we are somewhere else now, or nowhere
  */
 
+import { keyOfName, pinName, signers } from "./memory.js";
 import { Mesh } from "./mesh.js";
+import { safetyNumber } from "./safety.js";
 import { Sound } from "./sound.js";
 import { wireIdentity } from "./state.js";
+import { Vouching } from "./vouching.js";
 
+/** How often it is looked how the connections do. */
+const LOOK_MS = 3_000;
 /** After the server asked us to slow down. */
 const SLOWER_MS = 3_000;
 
@@ -37,6 +42,8 @@ export class Call {
   #entry = 0;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #slowTimer;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #lookTimer;
   /** Where we asked to be let in; what we had before stays ours until the server says yes. @type {Seat | null} */
   #wanted = null;
   /** The call that another page took over. @type {Seat | null} */
@@ -49,8 +56,11 @@ export class Call {
     this.#ice = ice;
     this.#onMoved = onMoved;
     this.sound = new Sound(store, (track) => this.mesh.setTrack(track));
+    const { identity } = store.state;
     this.mesh = new Mesh({
-      self: store.state.identity?.publicKeyHex ?? "",
+      self: identity?.publicKeyHex ?? "",
+      vouching: new Vouching({ self: identity?.publicKeyHex ?? "", sign: identity?.sign ?? null, signers }),
+      onTrust: (peer, trust) => void this.#trusted(peer, trust),
       stream: this.sound.voice,
       send: (message) => signaling.send(message),
       drop: (target) => signaling.drop(target),
@@ -196,6 +206,7 @@ export class Call {
     const members = new Map(others.map((peer) => [peer.publicKeyHex, memberAtFirst(peer)]));
     this.#store.change({ call: { ...seat, joined: true }, members, joining: null });
     this.mesh.enter(place, [...members.keys()]);
+    void this.#lookAtConnections();
     this.#onMoved();
   }
 
@@ -217,6 +228,56 @@ export class Call {
     if (!this.#isHere(place)) return;
     this.mesh.peerLeft(peer);
     this.#store.removeMember(peer);
+  }
+
+  /**
+   * Somebody has another name.
+   *
+   * @param {string} peer
+   * @param {string} displayName
+   */
+  renamed(peer, displayName) {
+    if (displayName) this.#store.changeMember(peer, { displayName });
+    this.#compareName(peer);
+  }
+
+  /** @param {string} peer */
+  confirmName(peer) {
+    const member = this.#store.state.members.get(peer);
+    if (!member) return;
+    pinName(member.displayName, peer);
+    this.#store.changeMember(peer, { otherBefore: false });
+  }
+
+  /**
+   * @param {string} peer
+   * @param {import("./vouching.js").Trust} trust
+   */
+  async #trusted(peer, trust) {
+    const self = this.#store.state.identity?.publicKeyHex ?? "";
+    this.#store.changeMember(peer, { trust });
+    this.#compareName(peer);
+    this.#store.changeMember(peer, { safety: trust === "verified" ? await safetyNumber(self, peer) : null });
+  }
+
+  /**
+   * Whether this name was another key's before. A name is taken for a key's own once the key has signed with it.
+   *
+   * @param {string} peer
+   */
+  #compareName(peer) {
+    const member = this.#store.state.members.get(peer);
+    if (!member || member.trust === null) return;
+    const known = keyOfName(member.displayName);
+    if (known === null && member.trust === "verified") pinName(member.displayName, peer);
+    this.#store.changeMember(peer, { otherBefore: known !== null && known !== peer });
+  }
+
+  /** How the connections do, now and then again while there is a call. */
+  async #lookAtConnections() {
+    clearTimeout(this.#lookTimer);
+    for (const [peer, stats] of await this.mesh.stats()) this.#store.changeMember(peer, { stats });
+    if (this.#store.state.call) this.#lookTimer = setTimeout(() => void this.#lookAtConnections(), LOOK_MS);
   }
 
   /** @param {Place} place */
@@ -243,6 +304,7 @@ export class Call {
     this.#attempt += 1;
     this.#wanted = null;
     clearTimeout(this.#slowTimer);
+    clearTimeout(this.#lookTimer);
     this.mesh.close();
     this.sound.stop();
     this.#store.change({
@@ -271,5 +333,6 @@ function isIn({ tavern, channelId }, place) {
  * @returns {Member}
  */
 function memberAtFirst(peer) {
-  return { ...peer, state: "connecting", trouble: null, speaking: false };
+  const unknown = { trust: null, safety: null, otherBefore: false, stats: null };
+  return { ...peer, ...unknown, state: "connecting", trouble: null, speaking: false };
 }

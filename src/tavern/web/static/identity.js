@@ -5,7 +5,9 @@
  * taken along to another client.
  *
  * @typedef {{publicKeyHex: string, privateKeyHex: string}} StoredIdentity
- * @typedef {{publicKeyHex: string, tag: string, kept: boolean}} Identity `kept`: will be the same at the next visit
+ * `kept`: will be the same at the next visit. `sign`: signs a text, in hex; null where the browser cannot.
+ * @typedef {{publicKeyHex: string, tag: string, kept: boolean, sign: Sign | null}} Identity
+ * @typedef {(text: string) => Promise<string>} Sign
  */
 
 const DATABASE = "tavern";
@@ -29,6 +31,24 @@ export function toHex(bytes) {
 }
 
 /**
+ * @param {string} hex
+ * @returns {Uint8Array<ArrayBuffer>}
+ */
+export function fromHex(hex) {
+  return Uint8Array.from(hex.match(/../g) ?? [], (byte) => Number.parseInt(byte, 16));
+}
+
+/**
+ * Whether a text is a public key as ours are; other clients may be known by any text.
+ *
+ * @param {string} text
+ * @returns {boolean}
+ */
+export function isKey(text) {
+  return /^[0-9a-f]{64}$/.test(text);
+}
+
+/**
  * @param {unknown} value
  * @returns {value is StoredIdentity}
  */
@@ -37,7 +57,7 @@ export function isStoredIdentity(value) {
   const { publicKeyHex, privateKeyHex } = /** @type {Record<string, unknown>} */ (value);
   return (
     typeof publicKeyHex === "string" &&
-    /^[0-9a-f]{64}$/.test(publicKeyHex) &&
+    isKey(publicKeyHex) &&
     typeof privateKeyHex === "string" &&
     /^([0-9a-f]{2})*$/.test(privateKeyHex)
   );
@@ -75,14 +95,32 @@ export async function loadIdentity() {
     database = await open();
     const stored = await read(database);
     const own = stored ?? (await readOrWrite(database, await makeIdentity()));
-    return { publicKeyHex: own.publicKeyHex, tag: tagOf(own.publicKeyHex), kept: true };
+    return await withSignature(own, true);
   } catch (error) {
     // Storage is switched off or full: the identity lives as long as the page.
     console.warn("The identity could not be kept", error);
-    const { publicKeyHex } = await makeIdentity();
-    return { publicKeyHex, tag: tagOf(publicKeyHex), kept: false };
+    return await withSignature(await makeIdentity(), false);
   } finally {
     database?.close();
+  }
+}
+
+/**
+ * @param {StoredIdentity} own
+ * @param {boolean} kept
+ * @returns {Promise<Identity>}
+ */
+async function withSignature({ publicKeyHex, privateKeyHex }, kept) {
+  const about = { publicKeyHex, tag: tagOf(publicKeyHex), kept };
+  if (privateKeyHex === "") return { ...about, sign: null };
+  try {
+    const key = await crypto.subtle.importKey("pkcs8", fromHex(privateKeyHex), "Ed25519", false, ["sign"]);
+    const sign = async (/** @type {string} */ text) =>
+      toHex(await crypto.subtle.sign("Ed25519", key, new TextEncoder().encode(text)));
+    return { ...about, sign };
+  } catch (error) {
+    console.warn("The key cannot sign", error);
+    return { ...about, sign: null };
   }
 }
 

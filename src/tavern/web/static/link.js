@@ -7,11 +7,18 @@
  *
  * @typedef {import("./pair.js").PairTrouble} PairTrouble
  *
+ * @typedef {PairTrouble | Distrust} Trouble
+ *
  * `retrying` failed and will be built again; `failed` was given up.
  * @typedef {"connecting" | "connected" | "retrying" | "failed"} PairState
  *
  * What is said to the other side.
- * @typedef {{type: "offer" | "answer", sdp: string} | {type: "ice-candidate", candidate: string}} Signal
+ * @typedef {{type: "offer" | "answer", sdp: string, signature?: string} | {type: "ice-candidate", candidate: string}
+ * } Signal
+ *
+ * @typedef {import("./vouching.js").Trust} Trust
+ * @typedef {import("./vouching.js").Distrust} Distrust
+ * @typedef {import("./vouching.js").DescriptionType} DescriptionType
  *
  * @typedef {object} LinkOptions
  * @property {string} peer the other's key, in hex
@@ -21,8 +28,11 @@
  * @property {() => MediaStreamTrack | null} track our voice, null while there is none
  * @property {() => Promise<RTCIceServer[]>} iceServers
  * @property {(signal: Signal) => void} send
+ * @property {(type: DescriptionType, sdp: string) => Promise<string | null>} vouch our signature, if we have any
+ * @property {(type: DescriptionType, sdp: string, signature: string | null) => Promise<Trust | Distrust>} judge
+ * @property {(trust: Trust) => void} onTrust whose voice it is going to be
  * @property {() => void} drop forget what waits to be sent to the other
- * @property {(state: PairState, trouble: PairTrouble | null) => void} onState
+ * @property {(state: PairState, trouble: Trouble | null) => void} onState
  * @property {(track: MediaStreamTrack) => void} onTrack
  * @property {() => void} onGone the pair's sound is over
  * @property {(configuration: RTCConfiguration) => RTCPeerConnection} [createConnection]
@@ -41,6 +51,8 @@ const MOST_REBUILDS = 4;
 const CONNECT_MS = 20_000;
 /** How long the one who is not to offer waits for the other's new offer. */
 const STEP_IN_MS = 12_000;
+/** While a signature is looked at: a description and the candidates of any browser. */
+const MOST_WAITING = 100;
 /** A pair that lived this long was a good one: rebuilding starts counting anew. */
 const STEADY_MS = 30_000;
 
@@ -57,6 +69,12 @@ export class Link {
   #generation = 0;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
   #timer;
+  /** What came is dealt with in its order: to look at a signature takes a moment. */
+  #inbox = Promise.resolve();
+  #waiting = 0;
+  /** What is sent leaves in its order, for the same reason. */
+  #outbox = Promise.resolve();
+  #ended = false;
 
   /** @param {LinkOptions} options */
   constructor(options) {
@@ -74,22 +92,46 @@ export class Link {
     this.#begin("no-answer", (pair) => pair.offer(this.#options.track()));
   }
 
-  /** @param {string} sdp */
-  receiveOffer(sdp) {
-    const { self, peer } = this.#options;
-    if (this.#pair?.unanswered && self < peer) return; // ours counts; the other side yields to it
-    this.#begin("no-path", (pair) => pair.answer(sdp, this.#options.track));
+  /**
+   * @param {string} sdp
+   * @param {string | null} signature
+   */
+  receiveOffer(sdp, signature) {
+    this.#deal(async () => {
+      if (!(await this.#trusts("offer", sdp, signature))) return;
+      const { self, peer } = this.#options;
+      if (this.#pair?.unanswered && self < peer) return; // ours counts; the other side yields to it
+      this.#begin("no-path", (pair) => pair.answer(sdp, this.#options.track));
+    });
   }
 
-  /** @param {string} sdp */
-  receiveAnswer(sdp) {
-    this.#pair?.receiveAnswer(sdp);
+  /**
+   * @param {string} sdp
+   * @param {string | null} signature
+   */
+  receiveAnswer(sdp, signature) {
+    this.#deal(async () => {
+      if (this.#pair?.unanswered && (await this.#trusts("answer", sdp, signature))) this.#pair?.receiveAnswer(sdp);
+    });
   }
 
   /** @param {string} candidate */
   receiveCandidate(candidate) {
-    if (this.#pair) this.#pair.receiveCandidate(candidate);
-    else keepEarly(this.#early, candidate);
+    this.#deal(() => {
+      if (this.#pair) this.#pair.receiveCandidate(candidate);
+      else keepEarly(this.#early, candidate);
+    });
+  }
+
+  /** @returns {Promise<import("./pair-stats.js").PairStats | null>} */
+  async stats() {
+    return (await this.#pair?.stats()) ?? null;
+  }
+
+  /** For good: nothing is told or sent any more. */
+  end() {
+    this.#ended = true;
+    this.#close();
   }
 
   /** @param {MediaStreamTrack | null} track */
@@ -108,8 +150,60 @@ export class Link {
     this.offer();
   }
 
+  /** @param {() => void | Promise<void>} step */
+  #deal(step) {
+    if (this.#waiting >= MOST_WAITING) return;
+    this.#waiting += 1;
+    this.#inbox = this.#inbox.then(async () => {
+      if (!this.#ended) await step();
+      this.#waiting -= 1;
+    });
+  }
+
+  /**
+   * Whether a description may be used. One that may not changes nothing of a pair that is connected: who can forge one
+   * shall not be able to end a call with it.
+   *
+   * @param {DescriptionType} type
+   * @param {string} sdp
+   * @param {string | null} signature
+   * @returns {Promise<boolean>}
+   */
+  async #trusts(type, sdp, signature) {
+    const trust = await this.#options.judge(type, sdp, signature);
+    if (this.#ended) return false;
+    if (trust === "verified" || trust === "unsigned") {
+      this.#options.onTrust(trust);
+      return true;
+    }
+    console.warn("A description was refused", trust);
+    if (this.#connectedAt === Infinity) {
+      this.#close();
+      this.#options.onState("failed", trust);
+    }
+    return false;
+  }
+
+  /** @param {Signal} signal */
+  #send(signal) {
+    const generation = this.#generation;
+    this.#outbox = this.#outbox.then(async () => {
+      const signed = signal.type === "ice-candidate" ? signal : await this.#signed(signal);
+      if (this.#generation === generation) this.#options.send(signed);
+    });
+  }
+
+  /**
+   * @param {{type: DescriptionType, sdp: string}} description
+   * @returns {Promise<Signal>}
+   */
+  async #signed({ type, sdp }) {
+    const signature = await this.#options.vouch(type, sdp);
+    return signature === null ? { type, sdp } : { type, sdp, signature };
+  }
+
   /** Ends what is under way. */
-  close() {
+  #close() {
     clearTimeout(this.#timer);
     this.#generation += 1;
     this.#early = [];
@@ -117,6 +211,7 @@ export class Link {
     const pair = this.#pair;
     if (!pair) return;
     this.#pair = null;
+    this.#connectedAt = Infinity;
     pair.close();
     this.#options.onGone();
   }
@@ -128,7 +223,7 @@ export class Link {
    * @param {(pair: Pair) => void} start
    */
   #begin(trouble, start) {
-    this.close();
+    this.#close();
     const generation = this.#generation;
     this.#options.onState("connecting", null);
     this.#expect(trouble);
@@ -142,14 +237,14 @@ export class Link {
    * @param {(pair: Pair) => void} start
    */
   #build(iceServers, start) {
-    const { stream, send, onTrack, createConnection } = this.#options;
+    const { stream, onTrack, createConnection } = this.#options;
     try {
       this.#pair = new Pair({
         iceServers,
         stream,
         early: this.#early,
-        onDescription: (type, sdp) => send({ type, sdp }),
-        onCandidate: (candidate) => send({ type: "ice-candidate", candidate }),
+        onDescription: (type, sdp) => this.#send({ type, sdp }),
+        onCandidate: (candidate) => this.#send({ type: "ice-candidate", candidate }),
         onTrack,
         onState: (state) => this.#pairBecame(state),
         createConnection,
@@ -189,7 +284,7 @@ export class Link {
   #fail(suspected) {
     const trouble = this.#pair?.diagnose(suspected) ?? suspected;
     if (this.#pair && this.#now() - this.#connectedAt > STEADY_MS) this.#attempts = 0;
-    this.close();
+    this.#close();
     if (this.#attempts >= MOST_REBUILDS) {
       this.#options.onState("failed", trouble);
       return;

@@ -38,6 +38,7 @@ const view = new View(page, {
   createChannel: (name) => session.createChannel(name),
   rename: (name) => session.rename(name),
   retry: (peer) => session.retry(peer),
+  confirmName: (peer) => session.confirmName(peer),
   mute: (muted) => session.mute(muted),
   leave: () => session.leave(),
   useMicrophone: () => void session.useMicrophone(),

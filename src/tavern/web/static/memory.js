@@ -1,5 +1,6 @@
 /**
- * What the page remembers between visits besides the identity: the display name and the taverns visited.
+ * What the page remembers between visits besides the identity: the display name, the taverns visited, and of others
+ * whose keys sign, and which key a name was seen with.
  *
  * @typedef {{id: string, name: string}} Visited
  */
@@ -7,6 +8,10 @@
 const NAME = "tavern.displayName";
 const VISITED = "tavern.visited";
 const MOST_VISITED = 12;
+const SIGNERS = "tavern.signers";
+const NAMES = "tavern.names";
+/** Of the others' keys and names; some 50 KB. The ones met longest ago are forgotten first. */
+const MOST_KNOWN = 500;
 
 /**
  * @param {string} key
@@ -55,6 +60,69 @@ export function rememberVisit(tavern) {
 /** @param {string} tavernId */
 export function forgetVisit(tavernId) {
   set(VISITED, JSON.stringify(visitedTaverns().filter(({ id }) => id !== tavernId)));
+}
+
+/** The keys that have once signed. */
+export const signers = {
+  /** @param {string} key */
+  has: (key) => parseEntries(get(SIGNERS)).has(key),
+
+  /** @param {string} key */
+  add: (key) => set(SIGNERS, JSON.stringify([...withEntry(parseEntries(get(SIGNERS)), key, "")])),
+};
+
+/**
+ * The key that goes by this name, as far as was seen.
+ *
+ * @param {string} name
+ * @returns {string | null}
+ */
+export function keyOfName(name) {
+  return parseEntries(get(NAMES)).get(name) ?? null;
+}
+
+/**
+ * From now on this key goes by this name.
+ *
+ * @param {string} name
+ * @param {string} key
+ */
+export function pinName(name, key) {
+  set(NAMES, JSON.stringify([...withEntry(parseEntries(get(NAMES)), name, key)]));
+}
+
+/**
+ * @param {string} stored pairs of texts
+ * @returns {Map<string, string>}
+ */
+export function parseEntries(stored) {
+  try {
+    /** @type {unknown} */
+    const list = JSON.parse(stored || "[]");
+    if (!Array.isArray(list)) return new Map();
+    return new Map(list.filter((item) => Array.isArray(item) && item.length === 2 && item.every(isText)));
+  } catch {
+    return new Map();
+  }
+}
+
+/**
+ * @param {Map<string, string>} entries the latest last
+ * @param {string} key
+ * @param {string} value
+ * @returns {Map<string, string>}
+ */
+export function withEntry(entries, key, value) {
+  const others = [...entries].filter(([other]) => other !== key);
+  return new Map([...others, /** @type {[string, string]} */ ([key, value])].slice(-MOST_KNOWN));
+}
+
+/**
+ * @param {unknown} value
+ * @returns {boolean}
+ */
+function isText(value) {
+  return typeof value === "string";
 }
 
 /**

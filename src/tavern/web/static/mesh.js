@@ -5,7 +5,6 @@
  *
  * @typedef {import("./messages.js").ClientMessage} ClientMessage
  * @typedef {import("./link.js").PairState} PairState
- * @typedef {import("./pair.js").PairTrouble} PairTrouble
  * @typedef {{tavernId: string, channelId: string}} Place
  *
  * @typedef {object} MeshOptions
@@ -13,10 +12,12 @@
  * @property {(message: ClientMessage) => void} send
  * @property {(target: string) => void} drop forget what waits to be sent to a target
  * @property {() => Promise<RTCIceServer[]>} iceServers
- * @property {(peer: string, state: PairState, trouble: PairTrouble | null) => void} onState
+ * @property {(peer: string, state: PairState, trouble: import("./link.js").Trouble | null) => void} onState
  * @property {(peer: string, track: MediaStreamTrack) => void} onTrack
  * @property {(peer: string) => void} onGone the pair's sound is over
  * @property {MediaStream} stream names our voice towards the others
+ * @property {Pick<import("./vouching.js").Vouching, "vouch" | "judge">} vouching
+ * @property {(peer: string, trust: import("./vouching.js").Trust) => void} onTrust
  * @property {(configuration: RTCConfiguration) => RTCPeerConnection} [createConnection]
  * @property {() => number} [random]
  * @property {() => number} [now]
@@ -63,24 +64,32 @@ export class Mesh {
 
   /** @param {string} peer */
   peerLeft(peer) {
-    this.#links.get(peer)?.close();
+    this.#links.get(peer)?.end();
     this.#links.delete(peer);
   }
 
   /**
    * @param {string} from
    * @param {string} sdp
+   * @param {string | null} signature
    */
-  receiveOffer(from, sdp) {
-    this.#links.get(from)?.receiveOffer(sdp);
+  receiveOffer(from, sdp, signature) {
+    this.#links.get(from)?.receiveOffer(sdp, signature);
   }
 
   /**
    * @param {string} from
    * @param {string} sdp
+   * @param {string | null} signature
    */
-  receiveAnswer(from, sdp) {
-    this.#links.get(from)?.receiveAnswer(sdp);
+  receiveAnswer(from, sdp, signature) {
+    this.#links.get(from)?.receiveAnswer(sdp, signature);
+  }
+
+  /** @returns {Promise<[string, import("./pair-stats.js").PairStats][]>} of those that are connected */
+  async stats() {
+    const found = await Promise.all([...this.#links].map(async ([peer, link]) => ({ peer, stats: await link.stats() })));
+    return found.flatMap(({ peer, stats }) => (stats ? [[peer, stats]] : []));
   }
 
   /**
@@ -132,7 +141,7 @@ export class Mesh {
    * @returns {Link}
    */
   #link(place, peer, ours) {
-    const { self, stream, iceServers, send, drop, onState, onTrack, onGone } = this.#options;
+    const { self, stream, iceServers, send, drop, vouching, onState, onTrust, onTrack, onGone } = this.#options;
     const { createConnection, random, now } = this.#options;
     const link = new Link({
       peer,
@@ -142,6 +151,9 @@ export class Mesh {
       track: () => this.#track,
       iceServers,
       send: (signal) => send({ ...signal, target: peer, ...place }),
+      vouch: (type, sdp) => vouching.vouch(place, peer, type, sdp),
+      judge: (type, sdp, signature) => vouching.judge(place, peer, type, sdp, signature),
+      onTrust: (trust) => onTrust(peer, trust),
       drop: () => drop(peer),
       onState: (state, trouble) => onState(peer, state, trouble),
       onTrack: (track) => onTrack(peer, track),

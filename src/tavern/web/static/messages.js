@@ -13,7 +13,9 @@
  * @typedef {{type: "leave-channel", tavernId: string, channelId: string}} LeaveChannel
  * @typedef {{type: "update-identity", identity: WireIdentity}} UpdateIdentity
  * @typedef {{type: "get-ice-servers"}} GetIceServers
- * @typedef {{type: "offer" | "answer", target: string, tavernId: string, channelId: string, sdp: string}} Description
+ * A description's `signature` is what other clients do not know: the server passes it on as it is.
+ * @typedef {{type: "offer" | "answer", target: string, tavernId: string, channelId: string, sdp: string,
+ *   signature?: string}} Description
  * @typedef {{type: "ice-candidate", target: string, tavernId: string, channelId: string, candidate: string}} Candidate
  * @typedef {CreateTavern | GetTavernInfo | CreateChannel | JoinChannel | LeaveChannel | UpdateIdentity | GetIceServers
  *   | Description | Candidate} ClientMessage
@@ -25,7 +27,7 @@
  * @typedef {{type: "peer-joined-channel", tavernId: string, channelId: string, peer: Peer}} PeerJoined
  * @typedef {{type: "peer-left-channel", tavernId: string, channelId: string, publicKeyHex: string}} PeerLeft
  * @typedef {{type: "peer-identity-updated", peerId: string, identity: WireIdentity}} PeerIdentityUpdated
- * @typedef {{type: "offer" | "answer", from: string, sdp: string}} RemoteDescription
+ * @typedef {{type: "offer" | "answer", from: string, sdp: string, signature: string | null}} RemoteDescription
  * @typedef {{type: "ice-candidate", from: string, candidate: string}} RemoteCandidate
  * @typedef {{type: "ice-servers", iceServers: RTCIceServer[], expiresAt: string}} IceServersGiven
  * @typedef {{type: "session-replaced"}} SessionReplaced
@@ -149,6 +151,15 @@ function place(fields) {
   return { tavernId: text(fields.tavernId), channelId: text(fields.channelId) };
 }
 
+/**
+ * @param {Record<string, unknown>} fields
+ * @returns {{from: string, sdp: string, signature: string | null}}
+ */
+function description({ from, sdp, signature }) {
+  // Whatever stands there instead of a signature is none of the key's.
+  return { from: text(from), sdp: text(sdp), signature: signature === undefined ? null : optionalText(signature) };
+}
+
 /** @type {Record<string, (fields: Record<string, unknown>) => ServerMessage>} */
 const PARSERS = {
   "tavern-created": (fields) => ({ type: "tavern-created", tavern: tavern(fields.tavern) }),
@@ -170,8 +181,8 @@ const PARSERS = {
     peerId: text(fields.peerId),
     identity: identity(fields.identity),
   }),
-  offer: (fields) => ({ type: "offer", from: text(fields.from), sdp: text(fields.sdp) }),
-  answer: (fields) => ({ type: "answer", from: text(fields.from), sdp: text(fields.sdp) }),
+  offer: (fields) => ({ type: "offer", ...description(fields) }),
+  answer: (fields) => ({ type: "answer", ...description(fields) }),
   "ice-candidate": (fields) => ({
     type: "ice-candidate",
     from: text(fields.from),

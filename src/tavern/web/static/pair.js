@@ -18,6 +18,7 @@
  */
 
 import { isRelayed, isUseful, keepEarly, parseCandidate } from "./candidates.js";
+import { summarize } from "./pair-stats.js";
 import { withVoiceOpus } from "./sdp.js";
 
 /**
@@ -37,6 +38,7 @@ export class Pair {
   /** Whether our description is on its way; candidates found later follow one by one. */
   #described = false;
   #closed = false;
+  #counted = { received: 0, lost: 0 };
   /** Steps are done one after the other. */
   #work = Promise.resolve();
 
@@ -129,6 +131,14 @@ export class Pair {
     } catch (error) {
       console.warn("The new ICE servers were refused", error);
     }
+  }
+
+  /** @returns {Promise<import("./pair-stats.js").PairStats | null>} null while it is not connected */
+  async stats() {
+    if (this.#closed) return null;
+    const found = summarize((await this.#connection.getStats()).values(), this.#counted);
+    if (found) this.#counted = found.counted;
+    return found?.stats ?? null;
   }
 
   close() {

@@ -12,7 +12,15 @@ import { strings } from "./strings.js";
  * @property {boolean} speaking
  * @property {boolean} muted
  * @property {import("./link.js").PairState | null} state null for those one is not connected with
- * @property {import("./pair.js").PairTrouble | null} trouble
+ * @property {import("./link.js").Trouble | null} trouble
+ * @property {import("./vouching.js").Trust | null} trust
+ * @property {string | null} safety
+ * @property {boolean} otherBefore
+ * @property {import("./pair-stats.js").PairStats | null} stats
+ *
+ * @typedef {object} PersonActions
+ * @property {(key: string) => void} retry
+ * @property {(key: string) => void} confirmName
  */
 
 const HUES = 8;
@@ -41,18 +49,18 @@ export function initialOf(name) {
 /**
  * @param {HTMLElement} parent a list
  * @param {Person[]} people
- * @param {(key: string) => void} onRetry
+ * @param {PersonActions} actions
  */
-export function showPeople(parent, people, onRetry) {
-  list(parent, people, { key: ({ key }) => key, make: (person) => make(person, onRetry), update });
+export function showPeople(parent, people, actions) {
+  list(parent, people, { key: ({ key }) => key, make: (person) => make(person, actions), update });
 }
 
 /**
  * @param {Person} person
- * @param {(key: string) => void} onRetry
+ * @param {PersonActions} actions
  * @returns {HTMLLIElement}
  */
-function make(person, onRetry) {
+function make(person, actions) {
   return el(
     "li",
     { class: `person hue-${hueOf(person.key)}` },
@@ -66,8 +74,30 @@ function make(person, onRetry) {
     ),
     el("span", { class: "muted-mark", title: strings.call.muted }, icon("mic-off")),
     el("span", { class: "state" }),
-    el("button", { type: "button", class: "quiet small", onclick: () => onRetry(person.key) }, strings.peer.retry),
+    el(
+      "button",
+      { type: "button", class: "quiet small retry", onclick: () => actions.retry(person.key) },
+      strings.peer.retry,
+    ),
     el("p", { class: "trouble" }),
+    el(
+      "details",
+      { class: "more" },
+      el("summary", {}, icon("verified"), icon("unverified"), el("span", { class: "trust" })),
+      el("p", { class: "trust-text" }),
+      el(
+        "p",
+        { class: "other-before" },
+        el("span", { class: "other-text" }),
+        el(
+          "button",
+          { type: "button", class: "small", onclick: () => actions.confirmName(person.key) },
+          strings.trust.confirmName,
+        ),
+      ),
+      el("p", { class: "safety" }, el("span", {}, strings.trust.safety), el("code")),
+      el("p", { class: "stats hint" }),
+    ),
   );
 }
 
@@ -86,8 +116,30 @@ function update(row, person) {
   const { state } = person;
   setText(part(".state"), state ? strings.peer[state] : "");
   show(part(".state"), state !== null);
-  show(part("button"), state === "failed");
+  show(part(".retry"), state === "failed");
   const broken = state === "failed" || state === "retrying";
   setText(part(".trouble"), broken ? strings.peer.connectionFailed(person.name, person.trouble) : "");
   show(part(".trouble"), broken);
+  updateMore(row, person);
+}
+
+/**
+ * What there is to know about the connection with somebody, and whose voice it is.
+ *
+ * @param {HTMLElement} row
+ * @param {Person} person
+ */
+function updateMore(row, { name, trust, safety, otherBefore, stats }) {
+  const part = (/** @type {string} */ selector) => /** @type {HTMLElement} */ (row.querySelector(selector));
+  show(part(".more"), trust !== null);
+  if (trust === null) return;
+  const doubt = otherBefore ? "other" : trust;
+  row.dataset.trust = doubt;
+  setText(part(".trust"), strings.trust[doubt]);
+  setText(part(".trust-text"), strings.trust.text[trust]);
+  show(part(".other-before"), otherBefore);
+  setText(part(".other-text"), strings.trust.otherBefore(name));
+  show(part(".safety"), safety !== null);
+  setText(part(".safety code"), safety ?? "");
+  setText(part(".stats"), stats ? strings.peer.stats(stats) : "");
 }

@@ -140,6 +140,15 @@ export class Session {
     this.#call.mesh.retry(peer);
   }
 
+  /**
+   * Somebody goes by a name that was another key's, and is known to be who it is.
+   *
+   * @param {string} peer
+   */
+  confirmName(peer) {
+    this.#call.confirmName(peer);
+  }
+
   /** In a call without a microphone: ask for it again. */
   useMicrophone() {
     return this.#call.useMicrophone();
@@ -187,14 +196,12 @@ export class Session {
         return this.#call.peerJoined(message, message.peer);
       case "peer-left-channel":
         return this.#call.peerLeft(message, message.publicKeyHex);
-      case "peer-identity-updated": {
-        const name = message.identity.displayName?.trim() || message.identity.tag;
-        return name ? this.#store.changeMember(message.peerId, { displayName: name }) : undefined;
-      }
+      case "peer-identity-updated":
+        return this.#call.renamed(message.peerId, message.identity.displayName?.trim() || message.identity.tag);
       case "offer":
-        return this.#call.mesh.receiveOffer(message.from, message.sdp);
+        return this.#call.mesh.receiveOffer(message.from, message.sdp, message.signature);
       case "answer":
-        return this.#call.mesh.receiveAnswer(message.from, message.sdp);
+        return this.#call.mesh.receiveAnswer(message.from, message.sdp, message.signature);
       case "ice-candidate":
         return this.#call.mesh.receiveCandidate(message.from, message.candidate);
       case "ice-servers":

@@ -7,10 +7,15 @@
  * @typedef {import("./messages.js").Tavern} Tavern
  * @typedef {import("./messages.js").WireIdentity} WireIdentity
  * @typedef {import("./microphone.js").MicrophoneTrouble} MicrophoneTrouble
- * @typedef {import("./pair.js").PairTrouble} PairTrouble
+ * @typedef {import("./link.js").Trouble} Trouble
+ * @typedef {import("./pair-stats.js").PairStats} PairStats
  * @typedef {import("./signaling.js").SignalingState} SignalingState
  *
- * @typedef {Peer & {state: PairState, trouble: PairTrouble | null, speaking: boolean}} Member
+ * @typedef {import("./vouching.js").Trust} Trust
+ *
+ * `trust`: null until something came of them. `safety`: the number to compare. `otherBefore`: the name was another key's.
+ * @typedef {Peer & {state: PairState, trouble: Trouble | null, speaking: boolean, trust: Trust | null,
+ *   safety: string | null, otherBefore: boolean, stats: PairStats | null}} Member
  * @typedef {{kind: "problem" | "news", text: string}} Notice
  *
  * @typedef {object} Seat where we are, or want to be again as soon as the connection is back

@@ -1,10 +1,12 @@
 /** Every word that the page says. */
 
-/** @typedef {import("./pair.js").PairTrouble} PairTrouble */
+/** @typedef {import("./link.js").Trouble} Trouble */
 /** @typedef {import("./state.js").State["microphone"]} MicrophoneState */
 
-/** @type {Record<PairTrouble, string>} */
+/** @type {Record<Trouble, string>} */
 const pairTroubles = {
+  forged: "What came in their name was not signed by their key: somebody on the way may want to listen in.",
+  "unsigned-now": "Their key always signed before, and does not now: this may be somebody else.",
   "no-relay-named": "No direct path was found, and the server offered no relay.",
   "relay-silent": "No direct path was found, and the server’s relay did not answer: its TURN port may be closed.",
   "no-answer": "The other side did not answer.",
@@ -116,8 +118,31 @@ export const strings = {
     retrying: "trying again…",
     failed: "no connection",
     retry: "Try again",
-    connectionFailed: (/** @type {string} */ name, /** @type {PairTrouble | null} */ trouble) =>
+    stats: (/** @type {import("./pair-stats.js").PairStats} */ { path, protocol, roundTripMs, lossPercent, codec }) =>
+      [
+        path === "direct" ? "direct" : "through the relay",
+        protocol.toUpperCase(),
+        roundTripMs === null ? "" : `${roundTripMs} ms there and back`,
+        lossPercent === null ? "" : `${lossPercent.toFixed(lossPercent < 10 ? 1 : 0)} % lost`,
+        codec,
+      ]
+        .filter(Boolean)
+        .join(" · "),
+    connectionFailed: (/** @type {string} */ name, /** @type {Trouble | null} */ trouble) =>
       `The connection with ${name} failed. ${trouble ? pairTroubles[trouble] : ""}`.trim(),
+  },
+
+  trust: {
+    verified: "verified",
+    unsigned: "not verified",
+    other: "another key",
+    text: {
+      verified: "The sound is encrypted for this key alone: not even the server can listen in.",
+      unsigned: "Their client cannot sign, so that whoever runs the server could listen in.",
+    },
+    otherBefore: (/** @type {string} */ name) => `Somebody else was ${name} here before.`,
+    confirmName: "I know it is them",
+    safety: "Read these numbers to each other. If they are the same, nobody is in between:",
   },
 
   microphone: {

@@ -17,6 +17,7 @@ import { InviteView } from "./view-invite.js";
  * @property {(name: string) => boolean} createChannel whether it was asked for
  * @property {(name: string) => void} rename
  * @property {(peer: string) => void} retry
+ * @property {(peer: string) => void} confirmName
  * @property {() => void} goHome
  */
 
@@ -45,7 +46,8 @@ export function firstWithRoom(tavern) {
  */
 export function peopleIn(state, channel) {
   const { call, identity } = state;
-  const idle = { self: false, speaking: false, muted: false, state: null, trouble: null };
+  const unknown = { trust: null, safety: null, otherBefore: false, stats: null };
+  const idle = { ...unknown, self: false, speaking: false, muted: false, state: null, trouble: null };
   if (call?.tavern.id !== state.tavernId || call?.channelId !== channel.id || !identity) {
     return channel.peers.map(({ publicKeyHex, displayName, tag }) => ({
       ...idle,
@@ -73,6 +75,10 @@ export function peopleIn(state, channel) {
       speaking: member.speaking,
       state: member.state,
       trouble: member.trouble,
+      trust: member.trust,
+      safety: member.safety,
+      otherBefore: member.otherBefore,
+      stats: member.stats,
     })),
   ];
 }
@@ -332,7 +338,7 @@ export class TavernView {
     button.disabled = full || state.joining !== null || state.connection === "replaced";
     setText(button, full ? words.full : words.join);
     button.setAttribute("aria-label", call ? words.switchTo(channel.name) : words.joinChannel(channel.name));
-    showPeople(part(".people"), people, (peer) => this.#actions.retry(peer));
+    showPeople(part(".people"), people, this.#actions);
     show(part(".people"), people.length > 0);
   }
 }
