@@ -26,10 +26,12 @@ export class FakeConnection {
   connectionState = "new";
   iceGatheringState = "complete";
   localDescription = null;
+  remoteDescription = null;
   closed = false;
   candidates = [];
   remote = [];
   transceivers = [];
+  stats = {};
 
   constructor(configuration) {
     this.configuration = configuration;
@@ -47,8 +49,8 @@ export class FakeConnection {
     return this.transceivers;
   }
 
-  async createOffer() {
-    return { type: "offer", sdp: "v=0\r\noffer" };
+  async createOffer({ iceRestart = false } = {}) {
+    return { type: "offer", sdp: iceRestart ? "v=0\r\nanother way" : "v=0\r\noffer" };
   }
 
   async createAnswer() {
@@ -63,6 +65,7 @@ export class FakeConnection {
   async setRemoteDescription(description) {
     if (description.sdp === "garbage") throw new Error("bad sdp");
     this.remote.push(description);
+    this.remoteDescription = description;
     this.signalingState = description.type === "offer" ? "have-remote-offer" : "stable";
     if (description.type === "offer") this.transceivers.push(new FakeTransceiver("recvonly"));
   }
@@ -75,6 +78,10 @@ export class FakeConnection {
 
   setConfiguration(configuration) {
     this.configuration = configuration;
+  }
+
+  async getStats() {
+    return new Map(Object.entries(this.stats));
   }
 
   close() {

@@ -435,3 +435,107 @@ test("candidates that come while a signature is looked at belong to its offer", 
     [["candidate:0"], ["candidate:1"]],
   );
 });
+
+const ADA = "v=0\r\na=fingerprint:sha-256 AA\r\n";
+
+/** Connected with "a", who signs, by this kind of candidate. */
+async function connected(context, { self = "m", kind = "host", signature = "verified" } = {}) {
+  const { mesh, world } = made(context, { self });
+  mesh.enter(PLACE, ["a"]);
+  mesh.receiveOffer("a", ADA, signature);
+  await settle();
+  const [connection] = world.connections;
+  connection.become("connected");
+  connection.stats = {
+    T: { id: "T", type: "transport", selectedCandidatePairId: "P" },
+    P: { id: "P", localCandidateId: "L", remoteCandidateId: "L" },
+    L: { id: "L", candidateType: kind },
+  };
+  return { mesh, world, connection };
+}
+
+test("after another network came, those who sign look for another way over the same connection", async (context) => {
+  const { mesh, world, connection } = await connected(context);
+  await mesh.renew({ unlessConnected: false });
+  await settle();
+  assert.deepEqual(said(world), ["answer a", "offer a"]);
+  assert.equal(world.sent[1].sdp, "v=0\r\nanother way");
+  mesh.receiveAnswer("a", ADA, "verified");
+  await settle();
+  connection.become("connected");
+  assert.equal(world.states.get("a"), "connected");
+  assert.deepEqual(world.connections.map(({ closed }) => closed), [false]);
+});
+
+test("an existing client's connection that works is left alone, one that does not is made anew", async (context) => {
+  const { mesh, world, connection } = await connected(context, { signature: null });
+  await mesh.renew({ unlessConnected: false });
+  await settle();
+  assert.deepEqual(said(world), ["answer a"]);
+  connection.become("disconnected");
+  await mesh.renew({ unlessConnected: true, peer: "a" });
+  await settle();
+  assert.deepEqual(said(world), ["answer a", "offer a"]);
+  assert.deepEqual(world.connections.map(({ closed }) => closed), [true, false]);
+});
+
+test("an offer of the same connection is answered by the same, another one replaces it", async (context) => {
+  const { mesh, world } = await connected(context);
+  mesh.receiveOffer("a", ADA.toLowerCase(), "verified");
+  await settle();
+  assert.equal(world.connections.length, 1);
+  assert.deepEqual(said(world), ["answer a", "answer a"]);
+  mesh.receiveOffer("a", ADA.replace("AA", "BB"), "verified");
+  await settle();
+  assert.deepEqual(world.connections.map(({ closed }) => closed), [true, false]);
+});
+
+test("when both look for another way, the smaller key's offer counts", async (context) => {
+  for (const [self, answers] of [["m", ["answer a", "offer a", "answer a"]], ["A", ["answer a", "offer a"]]]) {
+    const { mesh, world } = await connected(context, { self });
+    await mesh.renew({ unlessConnected: false });
+    await settle();
+    mesh.receiveOffer("a", ADA, "verified");
+    await settle();
+    assert.deepEqual(said(world), answers);
+    assert.equal(world.connections.length, 1);
+    mock.timers.reset();
+  }
+});
+
+test("a way that is disturbed for a while is given up for another", async (context) => {
+  const { world, connection } = await connected(context);
+  connection.become("disconnected");
+  mock.timers.tick(3_900);
+  connection.become("connected");
+  mock.timers.tick(10_000);
+  await settle();
+  assert.deepEqual(said(world), ["answer a"]);
+  connection.become("disconnected");
+  mock.timers.tick(4_000);
+  await settle();
+  assert.deepEqual(said(world), ["answer a", "offer a"]);
+});
+
+test("after a restart of the server what is direct goes on, and what is relayed is looked for anew", async (context) => {
+  for (const [kind, expected] of [["host", ["answer a"]], ["relay", ["answer a", "offer a"]]]) {
+    const { mesh, world } = await connected(context, { kind });
+    await mesh.renew({ unlessConnected: true, relayHolds: true });
+    await settle();
+    assert.deepEqual(said(world), ["answer a"]);
+    await mesh.renew({ unlessConnected: true, relayHolds: false, peer: "a" });
+    await settle();
+    assert.deepEqual(said(world), expected);
+    mock.timers.reset();
+  }
+});
+
+test("an offer that nobody heard is made again", async (context) => {
+  const { mesh, world } = await connected(context, { kind: "relay" });
+  for (const _ of [0, 1]) {
+    await mesh.renew({ unlessConnected: true, relayHolds: false, peer: "a" });
+    await settle();
+  }
+  assert.deepEqual(said(world), ["answer a", "offer a", "offer a"]);
+  assert.equal(world.connections.length, 1);
+});

@@ -527,3 +527,92 @@ test("use here, then joining elsewhere before the microphone is given, leads els
   await settle();
   assert.deepEqual(said("join-channel").map(({ channelId }) => channelId), ["other"]);
 });
+
+/** The page, in channel "general" with Ada, whose connection works; and with a token to come back with. */
+async function talkingWithToken() {
+  const session = await talking();
+  assert.equal(said("get-resume-token").length, 1);
+  sockets[0].say({ type: "resume-token", token: "one", expiresAt: "" });
+  sockets[0].say({ type: "offer", from: "ada", sdp: "v=0\r\n" });
+  await settle();
+  connections[0].become("connected");
+  sockets[0].onclose();
+  mock.timers.tick(1_000);
+  await settle();
+  return session;
+}
+
+const resumed = (peers, continued = true) =>
+  ({ type: "resumed", tavernId: "t", channelId: "general", peers, continued, connection: "c" });
+
+test("who has a token asks for the place that was lost, first of all, and keeps the connections that work", async () => {
+  await talkingWithToken();
+  opened();
+  assert.deepEqual(sockets[1].sent[0], { type: "resume", token: "one" });
+  sockets[1].say(resumed([{ ...peer("ada"), displayName: "Ada" }]));
+  await settle();
+  assert.equal(shown.call.joined, true);
+  assert.equal(shown.members.get("ada").displayName, "Ada");
+  assert.equal(said("join-channel").length, 0);
+  assert.deepEqual(connections.map(({ closed }) => closed), [false]);
+  sockets[1].onclose(); // before there is a new token: as anybody
+  mock.timers.tick(2_000);
+  opened();
+  await settle();
+  assert.equal(said("resume").length, 0);
+  assert.equal(said("join-channel").length, 1);
+});
+
+test("who came meanwhile is called, who left is gone", async () => {
+  await talkingWithToken();
+  opened();
+  sockets[1].say(resumed([peer("ben")]));
+  await settle();
+  assert.deepEqual([...shown.members.keys()], ["ben"]);
+  assert.deepEqual(said("offer").map(({ target }) => target), ["ben"]);
+  assert.deepEqual(connections.map(({ closed }) => closed), [true, false]);
+});
+
+test("a place that is gone is joined anew", async () => {
+  await talkingWithToken();
+  opened();
+  sockets[1].say({ type: "error", message: "There is nothing to come back to: join again", code: "resume-failed" });
+  await settle();
+  assert.equal(said("join-channel").length, 1);
+  assert.equal(shown.notice, null);
+});
+
+test("after a restart others may come back as well, for a minute", async () => {
+  await talkingWithToken();
+  opened();
+  sockets[1].say(resumed([], false));
+  await settle();
+  assert.deepEqual([...shown.members.keys()], ["ada"]);
+  sockets[1].say({ type: "peer-resumed", tavernId: "t", channelId: "general", peer: peer("ada") });
+  await settle();
+  mock.timers.tick(120_000);
+  await settle();
+  assert.deepEqual([...shown.members.keys()], ["ada"]);
+});
+
+test("who does not come back in that minute is gone", async () => {
+  await talkingWithToken();
+  opened();
+  sockets[1].say(resumed([], false));
+  await settle();
+  mock.timers.tick(59_000);
+  await settle();
+  assert.equal(shown.members.size, 1);
+  mock.timers.tick(2_000);
+  await settle();
+  assert.equal(shown.members.size, 0);
+  assert.deepEqual(connections.map(({ closed }) => closed), [true]);
+});
+
+test("who leaves while the connection is lost does not come back", async () => {
+  const session = await talkingWithToken();
+  session.leave();
+  opened();
+  await settle();
+  assert.equal(said("resume").length + said("join-channel").length, 0);
+});

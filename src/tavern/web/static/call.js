@@ -24,6 +24,8 @@ import { Sound } from "./sound.js";
 import { wireIdentity } from "./state.js";
 import { Vouching } from "./vouching.js";
 
+/** For so long the server lets people come back after its restart. */
+const AWAIT_MS = 60_000;
 /** How often it is looked how the connections do. */
 const LOOK_MS = 3_000;
 /** After the server asked us to slow down. */
@@ -48,6 +50,13 @@ export class Call {
   #wanted = null;
   /** The call that another page took over. @type {Seat | null} */
   #replaced = null;
+  /** Brings us back to our place once, after the connection was lost. @type {string | null} */
+  #token = null;
+  /** After a restart of the server: others may still come back to connections that work. */
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #awaitTimer;
+  /** @type {Set<string>} */
+  #awaited = new Set();
 
   /** @param {CallOptions} options */
   constructor({ store, signaling, ice, onMoved }) {
@@ -136,6 +145,99 @@ export class Call {
     this.#onMoved();
   }
 
+  /**
+   * Asks for the place that was lost with the connection, whatever becomes of it.
+   *
+   * @returns {boolean} whether there is one to ask for
+   */
+  resume() {
+    const token = this.#token;
+    this.#token = null;
+    if (token === null || this.#wanted || this.#store.state.call?.joined !== false) return false;
+    this.#signaling.send({ type: "resume", token });
+    return true;
+  }
+
+  /** @param {string} token */
+  tokenGiven(token) {
+    if (this.#store.state.call) this.#token = token;
+  }
+
+  /** Our place is gone: we ask to be let in as anybody. */
+  resumeFailed() {
+    void this.enter();
+  }
+
+  /**
+   * We have our place again, and keep the connections that work.
+   *
+   * @param {Place} place
+   * @param {Peer[]} peers who is there now
+   * @param {boolean} continued false: the server is another one, which knows nobody's allocations, and to which others
+   *   come back as we do
+   */
+  async resumed(place, peers, continued) {
+    const { call, members, identity } = this.#store.state;
+    if (!call || !isIn(call, place)) {
+      this.#notWanted(place);
+      return;
+    }
+    this.#store.change({ call: { ...call, joined: true }, joining: null });
+    const here = new Set(peers.map(({ publicKeyHex }) => publicKeyHex));
+    const missing = [...members.keys()].filter((key) => !here.has(key));
+    if (continued) this.#forget(missing);
+    else this.#await(missing);
+    await this.#ice.fresh();
+    const others = peers.filter(({ publicKeyHex }) => publicKeyHex !== identity?.publicKeyHex);
+    for (const peer of others) await this.#greet(peer, continued);
+    this.#onMoved();
+  }
+
+  /**
+   * Somebody came back to a server that is another one than before.
+   *
+   * @param {Place} place
+   * @param {Peer} peer
+   */
+  async peerResumed(place, peer) {
+    if (!this.#isHere(place) || peer.publicKeyHex === this.#store.state.identity?.publicKeyHex) return;
+    await this.#ice.fresh();
+    await this.#greet(peer, false);
+  }
+
+  /**
+   * Somebody is there whom we may know already.
+   *
+   * @param {Peer} peer
+   * @param {boolean} relayHolds whether what is relayed by the server still is
+   */
+  async #greet(peer, relayHolds) {
+    const key = peer.publicKeyHex;
+    this.#awaited.delete(key);
+    if (this.#store.state.members.has(key)) {
+      this.#store.changeMember(key, { displayName: peer.displayName, tag: peer.tag });
+      await this.mesh.renew({ unlessConnected: true, relayHolds, peer: key });
+    } else {
+      this.#store.setMember(memberAtFirst(peer));
+      this.mesh.peerJoined(key);
+    }
+  }
+
+  /** @param {Iterable<string>} peers */
+  #forget(peers) {
+    for (const peer of peers) {
+      this.mesh.peerLeft(peer);
+      this.#store.removeMember(peer);
+    }
+  }
+
+  /** @param {string[]} peers are kept for as long as they may come back */
+  #await(peers) {
+    this.#awaited = new Set(peers);
+    clearTimeout(this.#awaitTimer);
+    this.#awaitTimer = setTimeout(() => this.#forget(this.#awaited), AWAIT_MS);
+  }
+
   /** Asks to be let in, with credentials for the relay at hand. Without a connection the next `open` comes back to it. */
   async enter() {
     clearTimeout(this.#slowTimer);
@@ -161,7 +263,7 @@ export class Call {
     if (!this.#store.state.call?.joined) this.#hangUp();
   }
 
-  /** Voices that flow directly go on without the server; `joined` builds them anew when it is back. */
+  /** Voices that flow directly go on without the server; where we cannot resume, `joined` builds them anew. */
   connectionLost() {
     const { call } = this.#store.state;
     if (call?.joined) this.#store.change({ call: { ...call, joined: false } });
@@ -206,6 +308,7 @@ export class Call {
     const members = new Map(others.map((peer) => [peer.publicKeyHex, memberAtFirst(peer)]));
     this.#store.change({ call: { ...seat, joined: true }, members, joining: null });
     this.mesh.enter(place, [...members.keys()]);
+    this.#signaling.send({ type: "get-resume-token" });
     void this.#lookAtConnections();
     this.#onMoved();
   }
@@ -216,6 +319,7 @@ export class Call {
    */
   peerJoined(place, peer) {
     if (!this.#isHere(place) || peer.publicKeyHex === this.#store.state.identity?.publicKeyHex) return;
+    this.#awaited.delete(peer.publicKeyHex);
     this.#store.setMember(memberAtFirst(peer));
     this.mesh.peerJoined(peer.publicKeyHex);
   }
@@ -305,6 +409,8 @@ export class Call {
     this.#wanted = null;
     clearTimeout(this.#slowTimer);
     clearTimeout(this.#lookTimer);
+    clearTimeout(this.#awaitTimer);
+    this.#token = null;
     this.mesh.close();
     this.sound.stop();
     this.#store.change({

@@ -71,14 +71,15 @@ export class IceServers {
   }
 
   /**
-   * Servers that will do for a new pair; waits a moment for the server where the ones at hand are about to run out, and
-   * makes do with them where it does not answer.
+   * Servers that will do for a new pair; waits a moment for the server where the ones at hand are about to run out, or new
+   * ones were asked for, and makes do with them where it does not answer.
    *
    * @returns {Promise<RTCIceServer[]>}
    */
   async fresh() {
     const now = this.#now();
-    if (this.#expires - now < MARGIN_MS && now - this.#received > RECENT_MS) {
+    const old = this.#expires - now < MARGIN_MS && now - this.#received > RECENT_MS;
+    if (old || (this.#asked > this.#received && now - this.#asked < ANSWER_MS)) {
       if (now - this.#asked > ANSWER_MS) this.refresh();
       await new Promise((/** @type {(value: void) => void} */ resolve) => {
         const timer = setTimeout(resolve, ANSWER_MS);

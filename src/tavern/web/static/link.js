@@ -3,7 +3,8 @@
  * pairs made for it.
  *
  * Who was to offer also builds the pair anew when it fails; the other side steps in only when nothing comes. A new offer
- * always replaces the pair there was, except when two offers cross: then the one of the smaller key counts.
+ * replaces the pair there was, unless it is of the same connection and looks for another way. When two offers cross, the
+ * one of the smaller key counts.
  *
  * @typedef {import("./pair.js").PairTrouble} PairTrouble
  *
@@ -49,6 +50,8 @@ const REBUILD = { first: 1_000, most: 8_000 };
 const MOST_REBUILDS = 4;
 /** From the first step to sound. */
 const CONNECT_MS = 20_000;
+/** A path that is disturbed may be well again in a moment. */
+const RESTART_MS = 2_000;
 /** How long the one who is not to offer waits for the other's new offer. */
 const STEP_IN_MS = 12_000;
 /** While a signature is looked at: a description and the candidates of any browser. */
@@ -72,6 +75,10 @@ export class Link {
   /** What came is dealt with in its order: to look at a signature takes a moment. */
   #inbox = Promise.resolve();
   #waiting = 0;
+  /** Whether the other side signs: then it also knows what an offer of the same connection means. */
+  #signs = false;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #restartTimer;
   /** What is sent leaves in its order, for the same reason. */
   #outbox = Promise.resolve();
   #ended = false;
@@ -101,7 +108,8 @@ export class Link {
       if (!(await this.#trusts("offer", sdp, signature))) return;
       const { self, peer } = this.#options;
       if (this.#pair?.unanswered && self < peer) return; // ours counts; the other side yields to it
-      this.#begin("no-path", (pair) => pair.answer(sdp, this.#options.track));
+      if (this.#pair?.isOf(sdp)) this.#pair.answer(sdp, this.#options.track); // it looks for another way
+      else this.#begin("no-path", (pair) => pair.answer(sdp, this.#options.track));
     });
   }
 
@@ -144,6 +152,19 @@ export class Link {
     this.#pair?.setIceServers(servers);
   }
 
+  /**
+   * Looks for a way anew: with the same keys where the other side knows how, else with a new pair.
+   *
+   * @param {{unlessConnected: boolean, relayHolds: boolean}} when see `Mesh.renew`
+   */
+  async renew({ unlessConnected, relayHolds }) {
+    if (unlessConnected && (await this.#works(relayHolds))) return;
+    if (this.#ended) return;
+    this.#attempts = 0;
+    if (this.#pair && this.#signs && this.#pair.hasMet) this.#restart();
+    else if (unlessConnected || this.#connectedAt === Infinity) this.offer();
+  }
+
   /** After it was given up, once more. */
   retry() {
     this.#attempts = 0;
@@ -173,6 +194,7 @@ export class Link {
     const trust = await this.#options.judge(type, sdp, signature);
     if (this.#ended) return false;
     if (trust === "verified" || trust === "unsigned") {
+      this.#signs = trust === "verified";
       this.#options.onTrust(trust);
       return true;
     }
@@ -205,6 +227,7 @@ export class Link {
   /** Ends what is under way. */
   #close() {
     clearTimeout(this.#timer);
+    clearTimeout(this.#restartTimer);
     this.#generation += 1;
     this.#early = [];
     this.#options.drop();
@@ -263,11 +286,36 @@ export class Link {
       this.#fail("no-path");
     } else if (state === "disconnected") {
       this.#options.onState("connecting", null);
+      const wait = this.#options.ours ? RESTART_MS : 2 * RESTART_MS; // the other side is quicker, or not there
+      if (this.#signs) this.#restartTimer = setTimeout(() => this.#restart(), wait);
     } else {
       clearTimeout(this.#timer);
+      clearTimeout(this.#restartTimer);
       this.#connectedAt = this.#now();
       this.#options.onState("connected", null);
     }
+  }
+
+  /**
+   * Whether it is connected by a way that holds.
+   *
+   * @param {boolean} relayHolds
+   * @returns {Promise<boolean>}
+   */
+  async #works(relayHolds) {
+    if (this.#connectedAt === Infinity || this.#pair?.state !== "connected") return false;
+    return relayHolds || (await this.stats())?.path === "direct";
+  }
+
+  /** The pair looks for another way, with a new offer. */
+  #restart() {
+    clearTimeout(this.#restartTimer);
+    if (this.#pair?.state !== "connected") {
+      // Else browsers tell of no change, unless it comes to nothing.
+      this.#options.onState("connecting", null);
+      this.#expect("no-path");
+    }
+    this.#pair?.restart();
   }
 
   /**

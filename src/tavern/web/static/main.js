@@ -49,7 +49,9 @@ const view = new View(page, {
 });
 
 window.addEventListener("popstate", () => session.open(tavernInPath(location.pathname)));
-window.addEventListener("online", () => session.wake());
+window.addEventListener("online", () => session.networkChanged());
+// Where the browser tells (Chromium): wifi to mobile and back, without a moment of being offline.
+/** @type {{connection?: EventTarget}} */ (navigator).connection?.addEventListener("change", () => session.networkChanged());
 document.addEventListener("visibilitychange", () => {
   if (document.visibilityState === "visible") session.wake();
 });

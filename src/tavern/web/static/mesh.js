@@ -120,6 +120,19 @@ export class Mesh {
   }
 
   /**
+   * Pairs look for their way anew: of one peer, or of all.
+   *
+   * @param {object} which
+   * @param {boolean} which.unlessConnected those that work go on as they are
+   * @param {boolean} [which.relayHolds] false: what is relayed does not work, whatever it looks like
+   * @param {string} [which.peer]
+   */
+  async renew({ unlessConnected, relayHolds = true, peer }) {
+    const links = peer === undefined ? [...this.#links.values()] : [this.#links.get(peer)];
+    await Promise.all(links.map((link) => link?.renew({ unlessConnected, relayHolds })));
+  }
+
+  /**
    * A pair that was given up, once more.
    *
    * @param {string} peer

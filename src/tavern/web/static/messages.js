@@ -17,8 +17,10 @@
  * @typedef {{type: "offer" | "answer", target: string, tavernId: string, channelId: string, sdp: string,
  *   signature?: string}} Description
  * @typedef {{type: "ice-candidate", target: string, tavernId: string, channelId: string, candidate: string}} Candidate
+ * @typedef {{type: "get-resume-token"}} GetResumeToken
+ * @typedef {{type: "resume", token: string}} Resume
  * @typedef {CreateTavern | GetTavernInfo | CreateChannel | JoinChannel | LeaveChannel | UpdateIdentity | GetIceServers
- *   | Description | Candidate} ClientMessage
+ *   | Description | Candidate | GetResumeToken | Resume} ClientMessage
  *
  * @typedef {{type: "tavern-created", tavern: Tavern}} TavernCreated
  * @typedef {{type: "tavern-info", tavern: Tavern}} TavernInfo
@@ -30,11 +32,14 @@
  * @typedef {{type: "offer" | "answer", from: string, sdp: string, signature: string | null}} RemoteDescription
  * @typedef {{type: "ice-candidate", from: string, candidate: string}} RemoteCandidate
  * @typedef {{type: "ice-servers", iceServers: RTCIceServer[], expiresAt: string}} IceServersGiven
+ * @typedef {{type: "resume-token", token: string}} ResumeToken
+ * @typedef {{type: "resumed", tavernId: string, channelId: string, peers: Peer[], continued: boolean}} Resumed
+ * @typedef {{type: "peer-resumed", tavernId: string, channelId: string, peer: Peer}} PeerResumed
  * @typedef {{type: "session-replaced"}} SessionReplaced
  * @typedef {{type: "server-shutdown"}} ServerShutdown
  * @typedef {{type: "error", message: string, code: string}} ServerError
  * @typedef {TavernCreated | TavernInfo | ChannelCreated | ChannelJoined | PeerJoined | PeerLeft | PeerIdentityUpdated
- *   | RemoteDescription | RemoteCandidate | IceServersGiven | SessionReplaced | ServerShutdown | ServerError
+ *   | RemoteDescription | RemoteCandidate | IceServersGiven | ResumeToken | Resumed | PeerResumed | SessionReplaced | ServerShutdown | ServerError
  * } ServerMessage
  */
 
@@ -193,6 +198,14 @@ const PARSERS = {
     iceServers: list(fields.iceServers, iceServer).filter((server) => server !== null),
     expiresAt: optionalText(fields.expiresAt),
   }),
+  "resume-token": (fields) => ({ type: "resume-token", token: text(fields.token) }),
+  resumed: (fields) => ({
+    type: "resumed",
+    ...place(fields),
+    peers: list(fields.peers, peer),
+    continued: fields.continued === true,
+  }),
+  "peer-resumed": (fields) => ({ type: "peer-resumed", ...place(fields), peer: peer(fields.peer) }),
   "session-replaced": () => ({ type: "session-replaced" }),
   "server-shutdown": () => ({ type: "server-shutdown" }),
   error: (fields) => ({ type: "error", message: optionalText(fields.message), code: optionalText(fields.code) }),

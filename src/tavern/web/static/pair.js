@@ -1,6 +1,6 @@
 /**
- * One RTCPeerConnection and its one exchange of offer and answer. A pair that fails is not mended but replaced, so it
- * knows nothing of trying again; once closed it tells nothing any more.
+ * One RTCPeerConnection, its exchange of offer and answer, and further ones when it looks for another way (ICE restart).
+ * One that has failed is not mended but replaced; once closed it tells nothing any more.
  *
  * Why a pair failed: the server named no relay; it named one that did not answer; the other side did not answer; nothing
  * got through.
@@ -18,6 +18,7 @@
  */
 
 import { isRelayed, isUseful, keepEarly, parseCandidate } from "./candidates.js";
+import { fingerprintsOf } from "./fingerprints.js";
 import { summarize } from "./pair-stats.js";
 import { withVoiceOpus } from "./sdp.js";
 
@@ -64,6 +65,37 @@ export class Pair {
     return this.#offering && !this.#remoteSet;
   }
 
+  /** Whether both sides know each other's keys. */
+  get hasMet() {
+    return this.#connection.remoteDescription !== null;
+  }
+
+  get state() {
+    return this.#connection.connectionState;
+  }
+
+  /**
+   * Whether a description is of the connection that this pair is with: no two have the same fingerprint.
+   *
+   * @param {string} sdp
+   * @returns {boolean}
+   */
+  isOf(sdp) {
+    const known = fingerprintsOf(this.#connection.remoteDescription?.sdp ?? "").join();
+    return known !== "" && known === fingerprintsOf(sdp).join();
+  }
+
+  /** Another way is looked for, while what there is goes on. */
+  restart() {
+    this.#step(async () => {
+      // An earlier offer may not have been heard; an answer of ours that is under way is another way already.
+      if (!["stable", "have-local-offer"].includes(this.#connection.signalingState)) return;
+      this.#offering = true;
+      this.#remoteSet = this.#described = false;
+      await this.#describe("offer", await this.#connection.createOffer({ iceRestart: true }));
+    });
+  }
+
   /**
    * Why it failed, told by what there was.
    *
@@ -89,6 +121,7 @@ export class Pair {
    */
   answer(sdp, track) {
     this.#step(async () => {
+      this.#offering = this.#remoteSet = this.#described = false; // an offer of ours that crossed it is rolled back
       await this.#setRemote({ type: "offer", sdp });
       const transceiver = this.#connection.getTransceivers().find(({ receiver }) => receiver.track.kind === "audio");
       if (transceiver) {

@@ -73,6 +73,12 @@ export class Session {
     else this.#visit.look();
   }
 
+  /** There is another network than before, so that packets may have to go another way. */
+  networkChanged() {
+    this.wake();
+    void this.#call.mesh.renew({ unlessConnected: false });
+  }
+
   /** Here rather than there: takes the session back from the page that replaced this one, and goes on with its call. */
   async useHere() {
     this.#signaling.connect();
@@ -171,9 +177,10 @@ export class Session {
   #connectionChanged(connection) {
     this.#store.change({ connection });
     if (connection === "open") {
+      const resumes = this.#call.resume(); // before all else, or it would be too late
       this.#ice.refresh();
       this.#visit.connectionOpened();
-      void this.#call.enter();
+      if (!resumes) void this.#call.enter();
     } else {
       this.#ice.stop();
       this.#visit.connectionLost();
@@ -194,6 +201,12 @@ export class Session {
         return this.#call.joined({ tavernId: message.tavernId, channelId: message.channelId }, message.peers);
       case "peer-joined-channel":
         return this.#call.peerJoined(message, message.peer);
+      case "resume-token":
+        return this.#call.tokenGiven(message.token);
+      case "resumed":
+        return void this.#call.resumed(message, message.peers, message.continued);
+      case "peer-resumed":
+        return void this.#call.peerResumed(message, message.peer);
       case "peer-left-channel":
         return this.#call.peerLeft(message, message.publicKeyHex);
       case "peer-identity-updated":
@@ -222,6 +235,7 @@ export class Session {
    */
   #refused(message, code) {
     if (NO_MATTER.has(message)) return;
+    if (code === "resume-failed") return this.#call.resumeFailed();
     const goal = this.#call.goal;
     this.#store.change({ creating: false });
     if (message === "rate-limited" && goal) {

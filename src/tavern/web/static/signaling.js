@@ -21,7 +21,7 @@ import { parseServerMessage } from "./messages.js";
 import { Pacer } from "./pacing.js";
 
 /** @type {import("./backoff.js").Backoff} */
-const BACKOFF = { first: 600, most: 15_000 };
+const BACKOFF = { first: 600, most: 4_000 }; // whose call is relayed waits for it in silence
 const OPENING_MS = 10_000;
 /** A connection that lived this long was a good one: the next failure starts counting anew. */
 const STEADY_MS = 10_000;
