@@ -297,11 +297,27 @@ test("leaving says so and gives the microphone back", async () => {
 
 test("a microphone that goes away is said, and the call goes on", async () => {
   await talking();
+  microphone = async () => {
+    throw new DOMException("none", "NotFoundError");
+  };
   track.onended();
   await settle();
   assert.equal(shown.microphone, "lost");
   assert.equal(shown.listening, true);
   assert.equal(shown.call.joined, true);
+});
+
+test("where there is another microphone, it takes the place of one that goes away", async () => {
+  await talking();
+  const other = new FakeTrack();
+  microphone = async () => new FakeStream([other]);
+  track.onended();
+  await settle();
+  assert.equal(shown.microphone, null);
+  assert.equal(shown.listening, false);
+  sockets[0].say({ type: "peer-joined-channel", tavernId: "t", channelId: "general", peer: peer("zoe") });
+  await settle();
+  assert.equal(connections[0].transceivers[0].sender.track, other);
 });
 
 test("a new tavern is made under our identity", async () => {

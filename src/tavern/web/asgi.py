@@ -31,6 +31,8 @@ _PAGE_HEADERS = {
     # Asked for anew each time and answered with 304: an updated server has an updated page at once.
     "cache-control": "no-cache",
 }
+_MAY_BE_MISSING = "noise/"
+"""The noise model, which is not part of the program: the page asks whether it is there."""
 _MEDIA_TYPES = {".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml", ".html": "text/html; charset=utf-8"}
 
 _EXPOSITION_TYPES = ("text/plain", "application/openmetrics-text")
@@ -87,7 +89,10 @@ def make_app(health: Health) -> ASGIApp:
         return _answer_file(request, page.get("index.html"))
 
     async def get_file(request: Request) -> Response:
-        return _answer_file(request, page.get(request.path_params["path"]))
+        path = request.path_params["path"]
+        if path not in page and path.startswith(_MAY_BE_MISSING):
+            return Response(status_code=204, headers=_PAGE_HEADERS)
+        return _answer_file(request, page.get(path))
 
     app = Starlette(
         routes=[

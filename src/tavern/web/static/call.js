@@ -17,7 +17,7 @@
  * @property {() => void} onMoved we are somewhere else now, or nowhere
  */
 
-import { keyOfName, pinName, signers } from "./memory.js";
+import { keyOfName, pinName, signers, volumeOf } from "./memory.js";
 import { Mesh } from "./mesh.js";
 import { safetyNumber } from "./safety.js";
 import { Sound } from "./sound.js";
@@ -105,7 +105,7 @@ export class Call {
       this.#store.change({ asking: false, microphone: trouble });
       if (trouble) return;
     }
-    this.sound.speak();
+    void this.sound.speak();
     this.#wanted = { tavern, channelId, channelName: channel.name, joined: false };
     await this.enter();
   }
@@ -133,7 +133,7 @@ export class Call {
     const trouble = await this.sound.openMicrophone();
     if (!this.#store.state.call) return;
     if (trouble) this.#store.change({ microphone: trouble });
-    else this.sound.speak();
+    else await this.sound.speak();
   }
 
   leave() {
@@ -284,7 +284,7 @@ export class Call {
     const attempt = ++this.#attempt;
     const trouble = await this.sound.openMicrophone();
     if (attempt !== this.#attempt) return;
-    this.sound.speak();
+    void this.sound.speak();
     this.#store.change({ call: { ...call, joined: false }, microphone: trouble });
     await this.enter();
   }
@@ -440,5 +440,5 @@ function isIn({ tavern, channelId }, place) {
  */
 function memberAtFirst(peer) {
   const unknown = { trust: null, safety: null, otherBefore: false, stats: null };
-  return { ...peer, ...unknown, state: "connecting", trouble: null, speaking: false };
+  return { ...peer, ...unknown, volume: volumeOf(peer.publicKeyHex), state: "connecting", trouble: null, speaking: false };
 }

@@ -2,6 +2,7 @@
 
 import { el } from "./dom.js";
 import { loadIdentity } from "./identity.js";
+import { listenToKeys } from "./keys.js";
 import { invitePath, tavernInPath } from "./links.js";
 import { Session } from "./session.js";
 import { strings } from "./strings.js";
@@ -39,15 +40,32 @@ const view = new View(page, {
   rename: (name) => session.rename(name),
   retry: (peer) => session.retry(peer),
   confirmName: (peer) => session.confirmName(peer),
-  mute: (muted) => session.mute(muted),
+  mute: (muted) => session.sound.mute(muted),
+  deafen: (deafened) => session.sound.deafen(deafened),
+  press: () => session.sound.push.press(),
+  release: () => session.sound.push.release(),
+  setAudio: (changes) => void session.sound.set(changes),
+  setVolume: (peer, volume) => session.sound.setVolume(peer, volume),
   leave: () => session.leave(),
   useMicrophone: () => void session.useMicrophone(),
-  unblockSound: () => session.unblockSound(),
+  unblockSound: () => session.sound.unblock(),
   wake: () => session.wake(),
   useHere: () => void session.useHere(),
   dismissNotice: () => session.dismissNotice(),
 });
 
+const inCall = (/** @type {() => void} */ act) => () => {
+  if (session.state.call) act();
+};
+listenToKeys(window, {
+  pushKey: () => (session.state.call && session.state.audio.mode === "push" ? session.state.audio.pushKey : null),
+  press: () => session.sound.push.press(),
+  release: () => session.sound.push.release(),
+  shortcuts: {
+    m: inCall(() => session.sound.mute(!session.state.muted)),
+    d: inCall(() => session.sound.deafen(!session.state.deafened)),
+  },
+});
 window.addEventListener("popstate", () => session.open(tavernInPath(location.pathname)));
 window.addEventListener("online", () => session.networkChanged());
 // Where the browser tells (Chromium): wifi to mobile and back, without a moment of being offline.

@@ -5,9 +5,16 @@
  * @typedef {{id: string, name: string}} Visited
  */
 
+import { parseSettings } from "./audio-settings.js";
+
+/** The most that somebody is made louder. */
+export const LOUDEST = 2;
+
 const NAME = "tavern.displayName";
 const VISITED = "tavern.visited";
 const MOST_VISITED = 12;
+const AUDIO = "tavern.audio";
+const VOLUMES = "tavern.volumes";
 const SIGNERS = "tavern.signers";
 const NAMES = "tavern.names";
 /** Of the others' keys and names; some 50 KB. The ones met longest ago are forgotten first. */
@@ -60,6 +67,35 @@ export function rememberVisit(tavern) {
 /** @param {string} tavernId */
 export function forgetVisit(tavernId) {
   set(VISITED, JSON.stringify(visitedTaverns().filter(({ id }) => id !== tavernId)));
+}
+
+/** @returns {import("./audio-settings.js").AudioSettings} */
+export function rememberedSettings() {
+  return parseSettings(get(AUDIO));
+}
+
+/** @param {import("./audio-settings.js").AudioSettings} settings */
+export function rememberSettings(settings) {
+  set(AUDIO, JSON.stringify(settings));
+}
+
+/**
+ * How loud somebody is to be: 0 to LOUDEST; 1 is as it comes.
+ *
+ * @param {string} key
+ * @returns {number}
+ */
+export function volumeOf(key) {
+  const volume = Number(parseEntries(get(VOLUMES)).get(key) ?? 1);
+  return volume >= 0 && volume <= LOUDEST ? volume : 1;
+}
+
+/**
+ * @param {string} key
+ * @param {number} volume
+ */
+export function rememberVolume(key, volume) {
+  set(VOLUMES, JSON.stringify([...withEntry(parseEntries(get(VOLUMES)), key, String(volume))]));
 }
 
 /** The keys that have once signed. */

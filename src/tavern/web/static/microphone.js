@@ -4,10 +4,18 @@
  * @typedef {"refused" | "absent" | "busy" | "insecure" | "broken"} MicrophoneTrouble
  */
 
-/** @type {MediaStreamConstraints} */
-const VOICE = {
-  audio: { echoCancellation: true, noiseSuppression: true, autoGainControl: true, channelCount: 1 },
-};
+/**
+ * @typedef {{device: string, noiseSuppression: boolean}} Choice `device`: its id; empty: the system's choice
+ */
+
+/**
+ * @param {Choice} choice
+ * @returns {MediaStreamConstraints}
+ */
+function constraints({ device, noiseSuppression }) {
+  const voice = { echoCancellation: true, noiseSuppression, autoGainControl: true, channelCount: 1 };
+  return { audio: device ? { ...voice, deviceId: { exact: device } } : voice };
+}
 
 /**
  * Why the browser gave no microphone.
@@ -25,9 +33,9 @@ export function microphoneTrouble(error) {
 
 export class Microphone {
   #onLost;
+  #choice;
   /** @type {MediaStreamTrack | null} */
   #track = null;
-  #muted = false;
   /**
    * The question that the browser puts; whoever asks meanwhile waits for the same answer.
    *
@@ -37,8 +45,12 @@ export class Microphone {
   /** Whether what the browser gives is still wanted. */
   #wanted = false;
 
-  /** @param {() => void} onLost the device went away while it was in use */
-  constructor(onLost) {
+  /**
+   * @param {() => Choice} choice
+   * @param {() => void} onLost the device went away while it was in use
+   */
+  constructor(choice, onLost) {
+    this.#choice = choice;
     this.#onLost = onLost;
   }
 
@@ -60,10 +72,19 @@ export class Microphone {
     return this.#question;
   }
 
-  /** @param {boolean} muted */
-  mute(muted) {
-    this.#muted = muted;
-    if (this.#track) this.#track.enabled = !muted;
+  /**
+   * The one that is chosen by now, in place of the one that is open; that stays where there is no other.
+   *
+   * @returns {Promise<MicrophoneTrouble | null>}
+   */
+  async change() {
+    const old = this.#track;
+    this.#track = null;
+    this.#wanted = true;
+    const trouble = await this.#ask();
+    if (this.#track === null && old?.readyState === "live") this.#track = old;
+    else old?.stop();
+    return trouble;
   }
 
   close() {
@@ -78,7 +99,7 @@ export class Microphone {
     const devices = /** @type {MediaDevices | undefined} */ (navigator.mediaDevices);
     if (!devices) return "insecure";
     try {
-      const track = (await devices.getUserMedia(VOICE)).getAudioTracks()[0];
+      const track = await this.#first(devices);
       if (!track) return "absent";
       if (this.#wanted) this.#take(track);
       else track.stop();
@@ -88,9 +109,23 @@ export class Microphone {
     }
   }
 
+  /**
+   * @param {MediaDevices} devices
+   * @returns {Promise<MediaStreamTrack | undefined>}
+   */
+  async #first(devices) {
+    const choice = this.#choice();
+    try {
+      return (await devices.getUserMedia(constraints(choice))).getAudioTracks()[0];
+    } catch (error) {
+      // The chosen one is not plugged in: any will do until it is.
+      if (choice.device === "" || microphoneTrouble(error) !== "absent") throw error;
+      return (await devices.getUserMedia(constraints({ ...choice, device: "" }))).getAudioTracks()[0];
+    }
+  }
+
   /** @param {MediaStreamTrack} track */
   #take(track) {
-    track.enabled = !this.#muted;
     track.onended = () => {
       if (this.#track !== track) return;
       this.#track = null;

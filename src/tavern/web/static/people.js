@@ -1,6 +1,7 @@
 /** How people are shown: an initial on a colour of their own, their name, what is with them. */
 
 import { el, icon, list, setText, show } from "./dom.js";
+import { LOUDEST } from "./memory.js";
 import { strings } from "./strings.js";
 
 /**
@@ -17,10 +18,12 @@ import { strings } from "./strings.js";
  * @property {string | null} safety
  * @property {boolean} otherBefore
  * @property {import("./pair-stats.js").PairStats | null} stats
+ * @property {number | null} volume null for those one does not hear
  *
  * @typedef {object} PersonActions
  * @property {(key: string) => void} retry
  * @property {(key: string) => void} confirmName
+ * @property {(key: string, volume: number) => void} setVolume
  */
 
 const HUES = 8;
@@ -81,6 +84,19 @@ function make(person, actions) {
     ),
     el("p", { class: "trouble" }),
     el(
+      "label",
+      { class: "volume" },
+      icon("channel"),
+      el("input", {
+        type: "range",
+        min: 0,
+        max: LOUDEST,
+        step: 0.05,
+        "aria-label": strings.peer.volume(person.name),
+        oninput: ({ target }) => actions.setVolume(person.key, Number(/** @type {HTMLInputElement} */ (target).value)),
+      }),
+    ),
+    el(
       "details",
       { class: "more" },
       el("summary", {}, icon("verified"), icon("unverified"), el("span", { class: "trust" })),
@@ -120,6 +136,11 @@ function update(row, person) {
   const broken = state === "failed" || state === "retrying";
   setText(part(".trouble"), broken ? strings.peer.connectionFailed(person.name, person.trouble) : "");
   show(part(".trouble"), broken);
+  show(part(".volume"), person.volume !== null && state !== "failed");
+  const slider = /** @type {HTMLInputElement} */ (part(".volume input"));
+  const volume = person.volume ?? 1;
+  if (slider.valueAsNumber !== volume) slider.valueAsNumber = volume;
+  slider.setAttribute("aria-valuetext", `${Math.round(volume * 100)} %`);
   updateMore(row, person);
 }
 

@@ -10,7 +10,7 @@
 
 import { Call } from "./call.js";
 import { IceServers } from "./ice.js";
-import { rememberedName, rememberName } from "./memory.js";
+import { rememberedName, rememberedSettings, rememberName } from "./memory.js";
 import { Signaling } from "./signaling.js";
 import { stateAtFirst, Store, wireIdentity } from "./state.js";
 import { strings } from "./strings.js";
@@ -40,7 +40,8 @@ export class Session {
    * @param {(state: State) => void} options.onChange
    */
   constructor({ url, identity, notice, onChange }) {
-    this.#store = new Store(stateAtFirst({ identity, displayName: rememberedName(), notice }), onChange);
+    const known = { identity, displayName: rememberedName(), notice, audio: rememberedSettings() };
+    this.#store = new Store(stateAtFirst(known), onChange);
     this.#signaling = new Signaling({
       url,
       onMessage: (message) => this.#receive(message),
@@ -160,13 +161,8 @@ export class Session {
     return this.#call.useMicrophone();
   }
 
-  /** @param {boolean} muted */
-  mute(muted) {
-    this.#call.sound.mute(muted);
-  }
-
-  unblockSound() {
-    this.#call.sound.unblock();
+  get sound() {
+    return this.#call.sound;
   }
 
   dismissNotice() {

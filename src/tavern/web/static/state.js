@@ -15,7 +15,7 @@
  *
  * `trust`: null until something came of them. `safety`: the number to compare. `otherBefore`: the name was another key's.
  * @typedef {Peer & {state: PairState, trouble: Trouble | null, speaking: boolean, trust: Trust | null,
- *   safety: string | null, otherBefore: boolean, stats: PairStats | null}} Member
+ *   safety: string | null, otherBefore: boolean, stats: PairStats | null, volume: number}} Member
  * @typedef {{kind: "problem" | "news", text: string}} Notice
  *
  * @typedef {object} Seat where we are, or want to be again as soon as the connection is back
@@ -39,16 +39,24 @@
  * @property {MicrophoneTrouble | "lost" | null} microphone what keeps us from it
  * @property {boolean} listening in the call without a microphone
  * @property {boolean} muted
+ * @property {boolean} deafened
+ * @property {boolean} pushing the key or button to talk is held
+ * @property {number} level how loud our voice is at the gate
+ * @property {import("./audio-settings.js").AudioSettings} audio
+ * @property {import("./devices.js").Devices} devices
  * @property {boolean} speaking
  * @property {boolean} soundBlocked
  * @property {Notice | null} notice
  */
 
+import { SETTINGS_AT_FIRST } from "./audio-settings.js";
+
 /**
- * @param {{identity: Identity | null, displayName: string, notice: string | null}} known from the start
+ * @param {{identity: Identity | null, displayName: string, notice: string | null,
+ *   audio?: import("./audio-settings.js").AudioSettings}} known from the start
  * @returns {State}
  */
-export function stateAtFirst({ identity, displayName, notice }) {
+export function stateAtFirst({ identity, displayName, notice, audio = SETTINGS_AT_FIRST }) {
   return {
     connection: "connecting",
     identity,
@@ -64,6 +72,11 @@ export function stateAtFirst({ identity, displayName, notice }) {
     microphone: identity ? null : "insecure",
     listening: false,
     muted: false,
+    deafened: false,
+    pushing: false,
+    level: 0,
+    audio,
+    devices: { inputs: [], outputs: [] },
     speaking: false,
     soundBlocked: false,
     notice: notice === null ? null : { kind: "news", text: notice },

@@ -6,6 +6,9 @@ import { strings } from "./strings.js";
 /**
  * @typedef {object} CallActions
  * @property {(muted: boolean) => void} mute
+ * @property {(deafened: boolean) => void} deafen
+ * @property {() => void} press
+ * @property {() => void} release
  * @property {() => void} leave
  * @property {() => void} useMicrophone
  * @property {() => void} unblockSound
@@ -17,6 +20,7 @@ const words = strings.call;
 export class CallView {
   #actions;
   #muted = false;
+  #deafened = false;
   #tavernId = "";
   #where = el("button", {
     type: "button",
@@ -30,6 +34,32 @@ export class CallView {
     onclick: () => this.#actions.mute(!this.#muted),
   });
   #muteLabel = el("span");
+  #deafen = el("button", {
+    type: "button",
+    id: "deafen",
+    onclick: () => this.#actions.deafen(!this.#deafened),
+  });
+  #deafenLabel = el("span");
+  #push = el("button", {
+    type: "button",
+    id: "push",
+    class: "primary",
+    onpointerdown: (event) => {
+      this.#push.setPointerCapture(/** @type {PointerEvent} */ (event).pointerId);
+      this.#actions.press();
+    },
+    onpointerup: () => this.#actions.release(),
+    onpointercancel: () => this.#actions.release(),
+    // Held on a phone, it would open the menu of a picture or a link.
+    oncontextmenu: (event) => event.preventDefault(),
+    onkeydown: (event) => {
+      const key = /** @type {KeyboardEvent} */ (event).key;
+      if (key === " " || key === "Enter") this.#actions.press();
+    },
+    onkeyup: () => this.#actions.release(),
+    onblur: () => this.#actions.release(),
+  });
+  #pushLabel = el("span");
   #onIcon = icon("mic");
   #offIcon = icon("mic-off");
   #useMicrophone = el("button", {
@@ -44,6 +74,8 @@ export class CallView {
   constructor(actions) {
     this.#actions = actions;
     this.#mute.append(this.#onIcon, this.#offIcon, this.#muteLabel);
+    this.#deafen.append(icon("headphones"), this.#deafenLabel);
+    this.#push.append(icon("mic"), this.#pushLabel);
     this.#useMicrophone.append(icon("mic"), words.useMicrophone);
     this.#blocked.append(
       el("span", {}, words.soundBlocked),
@@ -62,7 +94,9 @@ export class CallView {
           { class: "bar" },
           el("div", { class: "place" }, this.#where, this.#with),
           this.#useMicrophone,
+          this.#push,
           this.#mute,
+          this.#deafen,
           el(
             "button",
             { type: "button", class: "danger", id: "leave", onclick: () => actions.leave() },
@@ -81,11 +115,12 @@ export class CallView {
 
   /** @param {import("./state.js").State} state */
   update(state) {
-    const { call, members, muted, listening, microphone, soundBlocked } = state;
+    const { call, members, muted, deafened, listening, microphone, soundBlocked, audio, pushing } = state;
     show(this.element, call !== null);
     if (!call) return;
     this.#tavernId = call.tavern.id;
     this.#muted = muted;
+    this.#deafened = deafened;
     setText(this.#where, words.inChannel(call.channelName));
     this.#where.title = call.tavern.name;
     let others = members.size === 0 ? words.alone : words.with(members.size);
@@ -93,6 +128,11 @@ export class CallView {
     setText(this.#with, call.joined ? others : words.rejoining);
     show(this.#mute, !listening);
     show(this.#useMicrophone, listening);
+    show(this.#push, audio.mode === "push" && !listening && !muted);
+    this.#push.classList.toggle("on", pushing);
+    setText(this.#pushLabel, pushing ? words.talking : words.hold);
+    setText(this.#deafenLabel, deafened ? words.undeafen : words.deafen);
+    this.#deafen.classList.toggle("on", deafened);
     setText(this.#muteLabel, muted ? words.unmute : words.mute);
     this.#mute.classList.toggle("on", muted);
     this.#onIcon.toggleAttribute("hidden", muted);

@@ -3,6 +3,7 @@
 import { el, icon, list, setText, show } from "./dom.js";
 import { hueOf, initialOf, showPeople } from "./people.js";
 import { strings } from "./strings.js";
+import { AudioView } from "./view-audio.js";
 import { InviteView } from "./view-invite.js";
 
 /**
@@ -11,13 +12,16 @@ import { InviteView } from "./view-invite.js";
  * @typedef {import("./messages.js").Tavern} Tavern
  * @typedef {import("./people.js").Person} Person
  *
- * @typedef {object} TavernActions
+ * @typedef {import("./view-audio.js").AudioActions & TavernOnlyActions} TavernActions
+ *
+ * @typedef {object} TavernOnlyActions
  * @property {(channelId: string, options?: {listenOnly?: boolean}) => void} join
  * @property {() => void} cancelJoin
  * @property {(name: string) => boolean} createChannel whether it was asked for
  * @property {(name: string) => void} rename
  * @property {(peer: string) => void} retry
  * @property {(peer: string) => void} confirmName
+ * @property {(peer: string, volume: number) => void} setVolume
  * @property {() => void} goHome
  */
 
@@ -46,7 +50,7 @@ export function firstWithRoom(tavern) {
  */
 export function peopleIn(state, channel) {
   const { call, identity } = state;
-  const unknown = { trust: null, safety: null, otherBefore: false, stats: null };
+  const unknown = { trust: null, safety: null, otherBefore: false, stats: null, volume: null };
   const idle = { ...unknown, self: false, speaking: false, muted: false, state: null, trouble: null };
   if (call?.tavern.id !== state.tavernId || call?.channelId !== channel.id || !identity) {
     return channel.peers.map(({ publicKeyHex, displayName, tag }) => ({
@@ -79,6 +83,7 @@ export function peopleIn(state, channel) {
       safety: member.safety,
       otherBefore: member.otherBefore,
       stats: member.stats,
+      volume: member.volume,
     })),
   ];
 }
@@ -143,6 +148,7 @@ export class TavernView {
   #microphone = el("section", { class: "card warn", role: "alert", id: "microphone-trouble" });
   #insecure = el("section", { class: "card warn", id: "insecure", "aria-labelledby": "insecure-title" });
   #invite = new InviteView();
+  #audio;
   #newChannel = el("input", {
     id: "channel-name",
     name: "channel-name",
@@ -164,6 +170,7 @@ export class TavernView {
   /** @param {TavernActions} actions */
   constructor(actions) {
     this.#actions = actions;
+    this.#audio = new AudioView(actions);
     this.#joinButton.append(icon("mic"), this.#joinLabel);
     this.#way.append(
       el("label", { for: "display-name" }, words.nameLabel),
@@ -221,7 +228,7 @@ export class TavernView {
           el("button", { type: "submit", "aria-label": words.newChannel }, icon("plus"), words.add),
         ),
       ),
-      el("div", { class: "side" }, this.#insecure, this.#microphone, this.#way, this.#invite.element),
+      el("div", { class: "side" }, this.#insecure, this.#microphone, this.#way, this.#audio.element, this.#invite.element),
     );
     this.element = el("div", {}, this.#loading, this.#missing, this.#found);
   }
@@ -265,6 +272,8 @@ export class TavernView {
     const pressed = state.asking ? words.asking : words.joining;
     setText(this.#joinLabel, joining !== null ? pressed : words.joinChannel(channel?.name ?? ""));
 
+    show(this.#audio.element, identity !== null);
+    this.#audio.update(state);
     this.#invite.update(tavern.id);
     list(this.#channels, tavern.channels, {
       key: ({ id }) => id,
