@@ -80,6 +80,11 @@ export class FakeConnection {
     this.configuration = configuration;
   }
 
+  createDataChannel(label) {
+    this.channel = { label, readyState: "connecting", bufferedAmount: 0, sent: [], send: (data) => this.channel.sent.push(data) };
+    return this.channel;
+  }
+
   async getStats() {
     return new Map(Object.entries(this.stats));
   }

@@ -15,11 +15,13 @@ function made(context, { self = "m", servers = TURN, createConnection, vouches }
   context.after(() => mock.timers.reset());
   for (const level of ["warn", "debug"]) context.mock.method(console, level, () => {});
   const vouching = { vouch: async () => null, judge: async (_place, _from, _type, _sdp, signature) => signature ?? "unsigned" };
-  const world = { connections: [], sent: [], dropped: [], states: new Map(), troubles: new Map(), trusted: [], tracks: [], gone: [] };
+  const world = { connections: [], sent: [], dropped: [], states: new Map(), troubles: new Map(), trusted: [], texts: [], reads: new Map(), tracks: [], gone: [] };
   const mesh = new Mesh({
     self,
     stream: "stream",
     vouching: { ...vouching, ...vouches },
+    onText: (peer, text) => world.texts.push([peer, text]),
+    onReads: (peer, reads) => world.reads.set(peer, reads),
     onTrust: (peer, trust) => world.trusted.push([peer, trust]),
     send: (message) => world.sent.push(message),
     drop: (target) => world.dropped.push(target),
@@ -538,4 +540,54 @@ test("an offer that nobody heard is made again", async (context) => {
   }
   assert.deepEqual(said(world), ["answer a", "offer a", "offer a"]);
   assert.equal(world.connections.length, 1);
+});
+
+test("what is written goes to those who sign, once they are connected, and comes from them within bounds", async (context) => {
+  const { mesh, world } = made(context);
+  mesh.enter(PLACE, []);
+  mesh.peerJoined("z");
+  await settle();
+  mesh.receiveAnswer("z", ADA, "verified");
+  await settle();
+  const [connection] = world.connections;
+  assert.equal(connection.channel, undefined, "sound comes first");
+  connection.become("connected");
+  await settle();
+  assert.deepEqual(said(world), ["offer z", "offer z"]);
+  mesh.receiveAnswer("z", ADA, "verified");
+  await settle();
+  assert.equal(mesh.sendText("too early"), false);
+  connection.channel.readyState = "open";
+  connection.channel.onopen();
+  assert.equal(world.reads.get("z"), true);
+  assert.equal(mesh.sendText("hello"), true);
+  assert.deepEqual(connection.channel.sent.map((data) => JSON.parse(data)), [{ type: "text", text: "hello" }]);
+  for (const data of ["", "{", "null", "[]", new ArrayBuffer(2), '{"type":"text"}', '{"type":"text","text":" "}', '{"type":"x","text":"a"}']) {
+    connection.channel.onmessage({ data });
+  }
+  for (let n = 0; n < 20; n += 1) connection.channel.onmessage({ data: `{"type":"text","text":"${n}"}` });
+  assert.deepEqual(world.texts.map(([, text]) => text), Array.from({ length: 10 }, (_, n) => String(n)));
+  connection.channel.bufferedAmount = 1e6;
+  assert.equal(mesh.sendText("stuck"), false);
+  mesh.peerLeft("z");
+  assert.equal(world.reads.get("z"), false);
+});
+
+test("to existing clients no channel is opened, and of others' channels only ours is taken", async (context) => {
+  const { mesh, world } = made(context);
+  mesh.enter(PLACE, ["a"]);
+  mesh.peerJoined("z");
+  mesh.receiveOffer("a", ADA, "verified");
+  await settle();
+  mesh.receiveAnswer("z", ADA, null);
+  await settle();
+  const answering = world.connections.find(({ remote }) => remote[0].type === "offer");
+  for (const connection of world.connections) connection.become("connected");
+  await settle();
+  assert.ok(world.connections.every(({ channel }) => channel === undefined));
+  const closed = [];
+  const channel = (label) => ({ label, readyState: "open", bufferedAmount: 0, close: () => closed.push(label) });
+  for (const label of ["other", "tavern-text-v1", "tavern-text-v1"]) answering.ondatachannel({ channel: channel(label) });
+  assert.deepEqual(closed, ["other", "tavern-text-v1"]);
+  assert.equal(world.reads.get("a"), true);
 });

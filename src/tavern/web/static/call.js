@@ -26,6 +26,8 @@ import { Vouching } from "./vouching.js";
 
 /** For so long the server lets people come back after its restart. */
 const AWAIT_MS = 60_000;
+/** What is shown of what was written. */
+const MOST_WRITTEN = 200;
 /** How often it is looked how the connections do. */
 const LOOK_MS = 3_000;
 /** After the server asked us to slow down. */
@@ -77,6 +79,8 @@ export class Call {
       onState: (peer, state, trouble) => store.changeMember(peer, { state, trouble }),
       onTrack: (peer, track) => this.sound.play(peer, track),
       onGone: (peer) => this.sound.silence(peer),
+      onText: (peer, text) => this.#write(peer, store.state.members.get(peer)?.displayName ?? "", text),
+      onReads: (peer, reads) => store.changeMember(peer, { reads }),
     });
   }
 
@@ -345,6 +349,29 @@ export class Call {
     this.#compareName(peer);
   }
 
+  /**
+   * @param {string} text
+   * @returns {boolean} whether somebody gets it
+   */
+  sendText(text) {
+    const { identity, displayName } = this.#store.state;
+    if (!identity || !this.mesh.sendText(text)) return false;
+    this.#write(identity.publicKeyHex, displayName || identity.tag, text, true);
+    return true;
+  }
+
+  /**
+   * @param {string} key
+   * @param {string} name
+   * @param {string} text
+   * @param {boolean} [own]
+   */
+  #write(key, name, text, own = false) {
+    const { written } = this.#store.state;
+    const number = (written.at(-1)?.number ?? 0) + 1;
+    this.#store.change({ written: [...written, { number, key, name, text, at: Date.now(), own }].slice(-MOST_WRITTEN) });
+  }
+
   /** @param {string} peer */
   confirmName(peer) {
     const member = this.#store.state.members.get(peer);
@@ -421,6 +448,7 @@ export class Call {
       microphone: null,
       listening: false,
       speaking: false,
+      written: [],
     });
   }
 }
@@ -439,6 +467,6 @@ function isIn({ tavern, channelId }, place) {
  * @returns {Member}
  */
 function memberAtFirst(peer) {
-  const unknown = { trust: null, safety: null, otherBefore: false, stats: null };
+  const unknown = { trust: null, safety: null, otherBefore: false, stats: null, reads: false };
   return { ...peer, ...unknown, volume: volumeOf(peer.publicKeyHex), state: "connecting", trouble: null, speaking: false };
 }

@@ -35,6 +35,8 @@
  * @property {() => void} drop forget what waits to be sent to the other
  * @property {(state: PairState, trouble: Trouble | null) => void} onState
  * @property {(track: MediaStreamTrack) => void} onTrack
+ * @property {(text: string) => void} onText
+ * @property {(reads: boolean) => void} onReads whether what is written reaches the other
  * @property {() => void} onGone the pair's sound is over
  * @property {(configuration: RTCConfiguration) => RTCPeerConnection} [createConnection]
  * @property {() => number} [random]
@@ -44,6 +46,7 @@
 import { delayBefore } from "./backoff.js";
 import { keepEarly } from "./candidates.js";
 import { Pair } from "./pair.js";
+import { parseText, TextLimit, wireText } from "./text.js";
 
 /** @type {import("./backoff.js").Backoff} */
 const REBUILD = { first: 1_000, most: 8_000 };
@@ -75,6 +78,9 @@ export class Link {
   /** What came is dealt with in its order: to look at a signature takes a moment. */
   #inbox = Promise.resolve();
   #waiting = 0;
+  #texts = new TextLimit();
+  /** Whether the first offer of the pair was ours. */
+  #offers = false;
   /** Whether the other side signs: then it also knows what an offer of the same connection means. */
   #signs = false;
   /** @type {ReturnType<typeof setTimeout> | undefined} */
@@ -96,7 +102,10 @@ export class Link {
 
   /** Builds a pair with an offer of ours. */
   offer() {
-    this.#begin("no-answer", (pair) => pair.offer(this.#options.track()));
+    this.#begin("no-answer", (pair) => {
+      this.#offers = true;
+      pair.offer(this.#options.track());
+    });
   }
 
   /**
@@ -109,7 +118,12 @@ export class Link {
       const { self, peer } = this.#options;
       if (this.#pair?.unanswered && self < peer) return; // ours counts; the other side yields to it
       if (this.#pair?.isOf(sdp)) this.#pair.answer(sdp, this.#options.track); // it looks for another way
-      else this.#begin("no-path", (pair) => pair.answer(sdp, this.#options.track));
+      else {
+        this.#begin("no-path", (pair) => {
+          this.#offers = false;
+          pair.answer(sdp, this.#options.track);
+        });
+      }
     });
   }
 
@@ -134,6 +148,14 @@ export class Link {
   /** @returns {Promise<import("./pair-stats.js").PairStats | null>} */
   async stats() {
     return (await this.#pair?.stats()) ?? null;
+  }
+
+  /**
+   * @param {string} text
+   * @returns {boolean} whether it goes out
+   */
+  sendText(text) {
+    return this.#pair?.sendText(wireText(text)) ?? false;
   }
 
   /** For good: nothing is told or sent any more. */
@@ -169,6 +191,12 @@ export class Link {
   retry() {
     this.#attempts = 0;
     this.offer();
+  }
+
+  /** @param {unknown} data */
+  #read(data) {
+    const text = parseText(data);
+    if (text !== null && this.#texts.allow(this.#now())) this.#options.onText(text);
   }
 
   /** @param {() => void | Promise<void>} step */
@@ -236,6 +264,7 @@ export class Link {
     this.#pair = null;
     this.#connectedAt = Infinity;
     pair.close();
+    this.#options.onReads(false);
     this.#options.onGone();
   }
 
@@ -269,6 +298,8 @@ export class Link {
         onDescription: (type, sdp) => this.#send({ type, sdp }),
         onCandidate: (candidate) => this.#send({ type: "ice-candidate", candidate }),
         onTrack,
+        onText: (data) => this.#read(data),
+        onReads: this.#options.onReads,
         onState: (state) => this.#pairBecame(state),
         createConnection,
       });
@@ -293,6 +324,8 @@ export class Link {
       clearTimeout(this.#restartTimer);
       this.#connectedAt = this.#now();
       this.#options.onState("connected", null);
+      // With who signs: existing clients know nothing of it. Sound comes first.
+      if (this.#signs && this.#offers) this.#pair?.openText();
     }
   }
 

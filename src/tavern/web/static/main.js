@@ -48,6 +48,7 @@ const view = new View(page, {
   setVolume: (peer, volume) => session.sound.setVolume(peer, volume),
   leave: () => session.leave(),
   useMicrophone: () => void session.useMicrophone(),
+  sendText: (text) => session.sendText(text),
   unblockSound: () => session.sound.unblock(),
   wake: () => session.wake(),
   useHere: () => void session.useHere(),

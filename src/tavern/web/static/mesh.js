@@ -14,6 +14,8 @@
  * @property {() => Promise<RTCIceServer[]>} iceServers
  * @property {(peer: string, state: PairState, trouble: import("./link.js").Trouble | null) => void} onState
  * @property {(peer: string, track: MediaStreamTrack) => void} onTrack
+ * @property {(peer: string, text: string) => void} onText
+ * @property {(peer: string, reads: boolean) => void} onReads
  * @property {(peer: string) => void} onGone the pair's sound is over
  * @property {MediaStream} stream names our voice towards the others
  * @property {Pick<import("./vouching.js").Vouching, "vouch" | "judge">} vouching
@@ -120,6 +122,14 @@ export class Mesh {
   }
 
   /**
+   * @param {string} text
+   * @returns {boolean} whether it goes to anybody
+   */
+  sendText(text) {
+    return [...this.#links.values()].map((link) => link.sendText(text)).includes(true);
+  }
+
+  /**
    * Pairs look for their way anew: of one peer, or of all.
    *
    * @param {object} which
@@ -154,7 +164,7 @@ export class Mesh {
    * @returns {Link}
    */
   #link(place, peer, ours) {
-    const { self, stream, iceServers, send, drop, vouching, onState, onTrust, onTrack, onGone } = this.#options;
+    const { self, stream, iceServers, send, drop, vouching, onState, onTrust, onTrack, onText, onReads, onGone } = this.#options;
     const { createConnection, random, now } = this.#options;
     const link = new Link({
       peer,
@@ -170,6 +180,8 @@ export class Mesh {
       drop: () => drop(peer),
       onState: (state, trouble) => onState(peer, state, trouble),
       onTrack: (track) => onTrack(peer, track),
+      onText: (text) => onText(peer, text),
+      onReads: (reads) => onReads(peer, reads),
       onGone: () => onGone(peer),
       createConnection,
       random,

@@ -14,6 +14,8 @@
  * @property {(candidate: string) => void} onCandidate ours, as JSON, to be sent after the description
  * @property {(track: MediaStreamTrack) => void} onTrack
  * @property {(state: "connected" | "disconnected" | "failed") => void} onState
+ * @property {(data: unknown) => void} onText
+ * @property {(reads: boolean) => void} onReads whether what is written reaches the other
  * @property {(configuration: RTCConfiguration) => RTCPeerConnection} [createConnection]
  */
 
@@ -21,6 +23,10 @@ import { isRelayed, isUseful, keepEarly, parseCandidate } from "./candidates.js"
 import { fingerprintsOf } from "./fingerprints.js";
 import { summarize } from "./pair-stats.js";
 import { withVoiceOpus } from "./sdp.js";
+import { LABEL } from "./text.js";
+
+/** Bytes: what is written while the path is lost for longer is not kept. */
+const MOST_UNSENT = 64 * 1024;
 
 /**
  * How long our description waits for candidates to take along. Those of this machine are there at once and the relay
@@ -40,6 +46,8 @@ export class Pair {
   #described = false;
   #closed = false;
   #counted = { received: 0, lost: 0 };
+  /** @type {RTCDataChannel | null} */
+  #text = null;
   /** Steps are done one after the other. */
   #work = Promise.resolve();
 
@@ -52,6 +60,10 @@ export class Pair {
     this.#connection.onicecandidate = ({ candidate }) => this.#found(candidate);
     this.#connection.ontrack = ({ track }) => {
       if (!this.#closed && track.kind === "audio") options.onTrack(track);
+    };
+    this.#connection.ondatachannel = ({ channel }) => {
+      if (channel.label === LABEL && this.#text === null) this.#use(channel);
+      else channel.close();
     };
     this.#connection.onconnectionstatechange = () => {
       const state = this.#connection.connectionState;
@@ -85,14 +97,36 @@ export class Pair {
     return known !== "" && known === fingerprintsOf(sdp).join();
   }
 
+  /** What is written goes over the same connection from now on; the offer for it is ours. */
+  openText() {
+    if (this.#text !== null || this.#closed) return;
+    this.#use(this.#connection.createDataChannel(LABEL));
+    this.#offerAgain({});
+  }
+
+  /**
+   * @param {string} data
+   * @returns {boolean} whether it goes out
+   */
+  sendText(data) {
+    if (this.#text?.readyState !== "open" || this.#text.bufferedAmount > MOST_UNSENT) return false;
+    this.#text.send(data);
+    return true;
+  }
+
   /** Another way is looked for, while what there is goes on. */
   restart() {
+    this.#offerAgain({ iceRestart: true });
+  }
+
+  /** @param {RTCOfferOptions} options */
+  #offerAgain(options) {
     this.#step(async () => {
       // An earlier offer may not have been heard; an answer of ours that is under way is another way already.
       if (!["stable", "have-local-offer"].includes(this.#connection.signalingState)) return;
       this.#offering = true;
       this.#remoteSet = this.#described = false;
-      await this.#describe("offer", await this.#connection.createOffer({ iceRestart: true }));
+      await this.#describe("offer", await this.#connection.createOffer(options));
     });
   }
 
@@ -172,6 +206,19 @@ export class Pair {
     const found = summarize((await this.#connection.getStats()).values(), this.#counted);
     if (found) this.#counted = found.counted;
     return found?.stats ?? null;
+  }
+
+  /** @param {RTCDataChannel} channel */
+  #use(channel) {
+    this.#text = channel;
+    const told = () => {
+      if (!this.#closed) this.#options.onReads(channel.readyState === "open");
+    };
+    channel.onopen = channel.onclose = told;
+    channel.onmessage = ({ data }) => {
+      if (!this.#closed) this.#options.onText(data);
+    };
+    told();
   }
 
   close() {

@@ -161,6 +161,14 @@ export class Session {
     return this.#call.useMicrophone();
   }
 
+  /**
+   * @param {string} text
+   * @returns {boolean} whether somebody gets it
+   */
+  sendText(text) {
+    return this.#call.sendText(text);
+  }
+
   get sound() {
     return this.#call.sound;
   }

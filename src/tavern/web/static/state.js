@@ -15,7 +15,10 @@
  *
  * `trust`: null until something came of them. `safety`: the number to compare. `otherBefore`: the name was another key's.
  * @typedef {Peer & {state: PairState, trouble: Trouble | null, speaking: boolean, trust: Trust | null,
- *   safety: string | null, otherBefore: boolean, stats: PairStats | null, volume: number}} Member
+ *   safety: string | null, otherBefore: boolean, stats: PairStats | null, volume: number, reads: boolean}} Member
+ *
+ * `reads` of a member: whether what is written reaches them. `number` counts up.
+ * @typedef {{number: number, key: string, name: string, text: string, at: number, own: boolean}} Written
  * @typedef {{kind: "problem" | "news", text: string}} Notice
  *
  * @typedef {object} Seat where we are, or want to be again as soon as the connection is back
@@ -39,6 +42,7 @@
  * @property {MicrophoneTrouble | "lost" | null} microphone what keeps us from it
  * @property {boolean} listening in the call without a microphone
  * @property {boolean} muted
+ * @property {Written[]} written in the channel, since we came
  * @property {boolean} deafened
  * @property {boolean} pushing the key or button to talk is held
  * @property {number} level how loud our voice is at the gate
@@ -72,6 +76,7 @@ export function stateAtFirst({ identity, displayName, notice, audio = SETTINGS_A
     microphone: identity ? null : "insecure",
     listening: false,
     muted: false,
+    written: [],
     deafened: false,
     pushing: false,
     level: 0,

@@ -136,6 +136,16 @@ export const strings = {
     ],
   },
 
+  text: {
+    title: "Text",
+    label: "Write to those in the channel",
+    placeholder: "Write to those in the channel",
+    send: "Send",
+    empty: "What is written here goes from browser to browser, and is gone when you leave.",
+    unread: (/** @type {number} */ count) => `${count} new`,
+    blind: (/** @type {string[]} */ names) => `${names.join(", ")} will not see it: no such channel to them.`,
+  },
+
   peer: {
     volume: (/** @type {string} */ name) => `How loud ${name} is`,
     connecting: "connecting…",

@@ -5,6 +5,7 @@ import { hueOf, initialOf, showPeople } from "./people.js";
 import { strings } from "./strings.js";
 import { AudioView } from "./view-audio.js";
 import { InviteView } from "./view-invite.js";
+import { TextView } from "./view-text.js";
 
 /**
  * @typedef {import("./state.js").State} State
@@ -12,7 +13,8 @@ import { InviteView } from "./view-invite.js";
  * @typedef {import("./messages.js").Tavern} Tavern
  * @typedef {import("./people.js").Person} Person
  *
- * @typedef {import("./view-audio.js").AudioActions & TavernOnlyActions} TavernActions
+ * @typedef {import("./view-audio.js").AudioActions & import("./view-text.js").TextActions & TavernOnlyActions
+ * } TavernActions
  *
  * @typedef {object} TavernOnlyActions
  * @property {(channelId: string, options?: {listenOnly?: boolean}) => void} join
@@ -149,6 +151,7 @@ export class TavernView {
   #insecure = el("section", { class: "card warn", id: "insecure", "aria-labelledby": "insecure-title" });
   #invite = new InviteView();
   #audio;
+  #text;
   #newChannel = el("input", {
     id: "channel-name",
     name: "channel-name",
@@ -171,6 +174,7 @@ export class TavernView {
   constructor(actions) {
     this.#actions = actions;
     this.#audio = new AudioView(actions);
+    this.#text = new TextView(actions);
     this.#joinButton.append(icon("mic"), this.#joinLabel);
     this.#way.append(
       el("label", { for: "display-name" }, words.nameLabel),
@@ -228,7 +232,7 @@ export class TavernView {
           el("button", { type: "submit", "aria-label": words.newChannel }, icon("plus"), words.add),
         ),
       ),
-      el("div", { class: "side" }, this.#insecure, this.#microphone, this.#way, this.#audio.element, this.#invite.element),
+      el("div", { class: "side" }, this.#insecure, this.#microphone, this.#way, this.#text.element, this.#audio.element, this.#invite.element),
     );
     this.element = el("div", {}, this.#loading, this.#missing, this.#found);
   }
@@ -274,6 +278,7 @@ export class TavernView {
 
     show(this.#audio.element, identity !== null);
     this.#audio.update(state);
+    this.#text.update(state);
     this.#invite.update(tavern.id);
     list(this.#channels, tavern.channels, {
       key: ({ id }) => id,
