@@ -131,7 +131,7 @@ test("the one button joins the first channel with room", () => {
 test("in our own channel we and those we are connected with are shown, elsewhere those the server named", () => {
   const named = { publicKeyHex: "n", tag: "TVN-n", displayName: "Named" };
   const channels = [{ id: "here", name: "", peers: [named] }, { id: "there", name: "", peers: [named] }];
-  const tavern = { id: "t", name: "t", icon: "", channels };
+  const tavern = { id: "t", name: "t", icon: "", channels, owner: "m", locked: false, moderators: ["me"] };
   const member = { publicKeyHex: "m", tag: "", displayName: "Member", state: "connected", trouble: null, speaking: true };
   const state = {
     tavernId: "t",
@@ -149,6 +149,7 @@ test("in our own channel we and those we are connected with are shown, elsewhere
     ["TVN-me", true, false, true],
     ["Member", false, true, false],
   ]);
+  assert.deepEqual(here.map(({ role, ownRole }) => [role, ownRole]), [["moderator", "moderator"], ["owner", "moderator"]]);
   assert.deepEqual(peopleIn(state, channels[1]).map(({ name, state: pair }) => [name, pair]), [["Named", null]]);
 });
 

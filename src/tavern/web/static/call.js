@@ -14,6 +14,8 @@
  * @property {Store} store
  * @property {Signaling} signaling
  * @property {IceServers} ice
+ * @property {() => Promise<void>} proven returns when the server knows our key, or will not
+ * @property {(tavernId: string) => string | null} invitation to a locked tavern
  * @property {() => void} onMoved we are somewhere else now, or nowhere
  */
 
@@ -40,6 +42,8 @@ export class Call {
   #signaling;
   #ice;
   #onMoved;
+  #proven;
+  #invitation;
   /** Counts up with each press that makes what an earlier one waits for obsolete. */
   #attempt = 0;
   /** Counts up with each time that we set out to ask to be let in. */
@@ -61,11 +65,13 @@ export class Call {
   #awaited = new Set();
 
   /** @param {CallOptions} options */
-  constructor({ store, signaling, ice, onMoved }) {
+  constructor({ store, signaling, ice, proven, invitation, onMoved }) {
     this.#store = store;
     this.#signaling = signaling;
     this.#ice = ice;
     this.#onMoved = onMoved;
+    this.#proven = proven;
+    this.#invitation = invitation;
     this.sound = new Sound(store, (track) => this.mesh.setTrack(track));
     const { identity } = store.state;
     this.mesh = new Mesh({
@@ -248,10 +254,12 @@ export class Call {
     const goal = this.goal;
     if (!goal || !this.#signaling.isOpen) return;
     const entry = ++this.#entry;
-    await this.#ice.fresh();
+    await Promise.all([this.#ice.fresh(), this.#proven()]);
     const identity = wireIdentity(this.#store.state);
     if (entry !== this.#entry || this.goal !== goal || !identity) return;
-    this.#signaling.send({ type: "join-channel", tavernId: goal.tavern.id, channelId: goal.channelId, identity });
+    const invite = this.#invitation(goal.tavern.id);
+    const where = { tavernId: goal.tavern.id, channelId: goal.channelId };
+    this.#signaling.send({ type: "join-channel", ...where, identity, ...(invite === null ? {} : { invite }) });
   }
 
   /** The server listens to less: perhaps it was the wish to be let in that was not heard. */
@@ -265,6 +273,21 @@ export class Call {
     this.#wanted = null;
     this.#store.change({ joining: null });
     if (!this.#store.state.call?.joined) this.#hangUp();
+  }
+
+  /**
+   * We were put out, or the place is gone.
+   *
+   * @param {string} tavernId
+   * @param {string | null} channelId null: whichever of the tavern
+   * @param {string} words what is to be said
+   */
+  putOut(tavernId, channelId, words) {
+    const { call } = this.#store.state;
+    if (call?.tavern.id !== tavernId || (channelId !== null && call.channelId !== channelId)) return;
+    this.#hangUp();
+    this.#store.complain(words);
+    this.#onMoved();
   }
 
   /** Voices that flow directly go on without the server; where we cannot resume, `joined` builds them anew. */

@@ -20,6 +20,26 @@ export function invitePath(tavernId) {
 }
 
 /**
+ * A link that lets its bearer into a locked tavern. What is behind the # is not sent to anybody.
+ *
+ * @param {string} origin
+ * @param {string} tavernId
+ * @param {string} token
+ * @returns {string}
+ */
+export function invitationLink(origin, tavernId, token) {
+  return `${inviteLink(origin, tavernId)}#invite=${encodeURIComponent(token)}`;
+}
+
+/**
+ * @param {string} hash as in `location.hash`
+ * @returns {string | null}
+ */
+export function invitationIn(hash) {
+  return new URLSearchParams(hash.slice(1)).get("invite");
+}
+
+/**
  * The tavern that a path of this page names, or null for the front page.
  *
  * @param {string} pathname

@@ -3,7 +3,7 @@
 import { el } from "./dom.js";
 import { loadIdentity } from "./identity.js";
 import { listenToKeys } from "./keys.js";
-import { invitePath, tavernInPath } from "./links.js";
+import { invitationIn, invitePath, tavernInPath } from "./links.js";
 import { Session } from "./session.js";
 import { strings } from "./strings.js";
 import { View } from "./view.js";
@@ -18,6 +18,8 @@ if (!("RTCPeerConnection" in window)) {
 const identity = window.isSecureContext ? await loadIdentity() : null;
 const session = new Session({
   url: `${location.protocol === "https:" ? "wss:" : "ws:"}//${location.host}/`,
+  host: location.hostname,
+  invite: new URLSearchParams(location.search).get("invite"),
   identity,
   notice: identity && !identity.kept ? strings.notKept : null,
   onChange: (state) => view.update(state),
@@ -38,6 +40,7 @@ const view = new View(page, {
   cancelJoin: () => session.cancelJoin(),
   createChannel: (name) => session.createChannel(name),
   rename: (name) => session.rename(name),
+  manage: (message) => session.manage(message),
   retry: (peer) => session.retry(peer),
   confirmName: (peer) => session.confirmName(peer),
   mute: (muted) => session.sound.mute(muted),
@@ -75,6 +78,6 @@ document.addEventListener("visibilitychange", () => {
   if (document.visibilityState === "visible") session.wake();
 });
 
-session.open(tavernInPath(location.pathname));
+session.open(tavernInPath(location.pathname), invitationIn(location.hash));
 session.start();
 view.update(session.state);

@@ -4,12 +4,15 @@
  * @typedef {{publicKeyHex: string, tag: string, displayName: string | null}} WireIdentity
  * @typedef {{publicKeyHex: string, tag: string, displayName: string}} Peer
  * @typedef {{id: string, name: string, peers: Peer[]}} Channel
- * @typedef {{id: string, name: string, icon: string, channels: Channel[]}} Tavern
+ * `owner` is null where it belongs to nobody.
+ * @typedef {{id: string, name: string, icon: string, channels: Channel[], owner: string | null, locked: boolean,
+ *   moderators: string[]}} Tavern
  *
  * @typedef {{type: "create-tavern", name: string}} CreateTavern
  * @typedef {{type: "get-tavern-info", tavernId: string}} GetTavernInfo
  * @typedef {{type: "create-channel", tavernId: string, name: string}} CreateChannel
- * @typedef {{type: "join-channel", tavernId: string, channelId: string, identity: WireIdentity}} JoinChannel
+ * @typedef {{type: "join-channel", tavernId: string, channelId: string, identity: WireIdentity, invite?: string
+ * }} JoinChannel
  * @typedef {{type: "leave-channel", tavernId: string, channelId: string}} LeaveChannel
  * @typedef {{type: "update-identity", identity: WireIdentity}} UpdateIdentity
  * @typedef {{type: "get-ice-servers"}} GetIceServers
@@ -17,10 +20,19 @@
  * @typedef {{type: "offer" | "answer", target: string, tavernId: string, channelId: string, sdp: string,
  *   signature?: string}} Description
  * @typedef {{type: "ice-candidate", target: string, tavernId: string, channelId: string, candidate: string}} Candidate
+ * What owners and moderators ask for; without the tavern, and with it.
+ * @typedef {{type: "update-tavern", name?: string, locked?: boolean} | {type: "delete-tavern"}
+ *   | {type: "update-channel", channelId: string, name: string} | {type: "delete-channel", channelId: string}
+ *   | {type: "kick" | "ban", publicKeyHex: string} | {type: "transfer-tavern", publicKeyHex: string}
+ *   | {type: "set-moderator", publicKeyHex: string, moderator: boolean} | {type: "create-invite"}} ManageWithout
+ * @typedef {ManageWithout & {tavernId: string}} Manage
+ * @typedef {{type: "watch-tavern" | "unwatch-tavern", tavernId: string}} Watch
+ * @typedef {{type: "hello", invite?: string}} Hello
+ * @typedef {{type: "prove-identity", publicKeyHex: string, signature: string}} ProveIdentity
  * @typedef {{type: "get-resume-token"}} GetResumeToken
  * @typedef {{type: "resume", token: string}} Resume
  * @typedef {CreateTavern | GetTavernInfo | CreateChannel | JoinChannel | LeaveChannel | UpdateIdentity | GetIceServers
- *   | Description | Candidate | GetResumeToken | Resume} ClientMessage
+ *   | Description | Candidate | GetResumeToken | Resume | Manage | Watch | Hello | ProveIdentity} ClientMessage
  *
  * @typedef {{type: "tavern-created", tavern: Tavern}} TavernCreated
  * @typedef {{type: "tavern-info", tavern: Tavern}} TavernInfo
@@ -32,6 +44,16 @@
  * @typedef {{type: "offer" | "answer", from: string, sdp: string, signature: string | null}} RemoteDescription
  * @typedef {{type: "ice-candidate", from: string, candidate: string}} RemoteCandidate
  * @typedef {{type: "ice-servers", iceServers: RTCIceServer[], expiresAt: string}} IceServersGiven
+ * @typedef {{type: "welcome", server: string, connection: string, nonce: string, verified: boolean}} Welcome
+ * @typedef {{type: "identity-proven"}} IdentityProven
+ * @typedef {{type: "tavern-updated", tavern: Omit<Tavern, "channels">}} TavernUpdated
+ * @typedef {{type: "tavern-deleted", tavernId: string}} TavernDeleted
+ * @typedef {{type: "channel-updated", tavernId: string, channel: {id: string, name: string}}} ChannelUpdated
+ * @typedef {{type: "channel-deleted", tavernId: string, channelId: string}} ChannelDeleted
+ * @typedef {{type: "tavern-watched", tavern: Tavern}} TavernWatched
+ * @typedef {{type: "presence-changed", tavernId: string, channelId: string, peers: Peer[]}} PresenceChanged
+ * @typedef {{type: "kicked", tavernId: string, channelId: string, reason: string, banned: boolean}} Kicked
+ * @typedef {{type: "invite-created", tavernId: string, token: string}} InviteCreated
  * @typedef {{type: "resume-token", token: string}} ResumeToken
  * @typedef {{type: "resumed", tavernId: string, channelId: string, peers: Peer[], continued: boolean}} Resumed
  * @typedef {{type: "peer-resumed", tavernId: string, channelId: string, peer: Peer}} PeerResumed
@@ -40,6 +62,7 @@
  * @typedef {{type: "error", message: string, code: string}} ServerError
  * @typedef {TavernCreated | TavernInfo | ChannelCreated | ChannelJoined | PeerJoined | PeerLeft | PeerIdentityUpdated
  *   | RemoteDescription | RemoteCandidate | IceServersGiven | ResumeToken | Resumed | PeerResumed | SessionReplaced | ServerShutdown | ServerError
+ *   | Welcome | IdentityProven | TavernWatched | PresenceChanged | TavernUpdated | TavernDeleted | ChannelUpdated | ChannelDeleted | Kicked | InviteCreated
  * } ServerMessage
  */
 
@@ -108,12 +131,22 @@ function channel(value) {
  * @returns {Tavern}
  */
 function tavern(value) {
+  return { ...aboutTavern(value), channels: list(object(value).channels, channel) };
+}
+
+/**
+ * @param {unknown} value
+ * @returns {Omit<Tavern, "channels">}
+ */
+function aboutTavern(value) {
   const fields = object(value);
   return {
     id: text(fields.id),
     name: text(fields.name),
     icon: optionalText(fields.icon),
-    channels: list(fields.channels, channel),
+    owner: optionalText(fields.owner) || null,
+    locked: fields.locked === true,
+    moderators: list(fields.moderators ?? [], text),
   };
 }
 
@@ -197,6 +230,34 @@ const PARSERS = {
     type: "ice-servers",
     iceServers: list(fields.iceServers, iceServer).filter((server) => server !== null),
     expiresAt: optionalText(fields.expiresAt),
+  }),
+  welcome: (fields) => ({
+    type: "welcome",
+    server: text(fields.server),
+    connection: text(fields.connection),
+    nonce: text(fields.nonce),
+    verified: fields.verified === true,
+  }),
+  "identity-proven": () => ({ type: "identity-proven" }),
+  "tavern-updated": (fields) => ({ type: "tavern-updated", tavern: aboutTavern(fields.tavern) }),
+  "tavern-deleted": (fields) => ({ type: "tavern-deleted", tavernId: text(fields.tavernId) }),
+  "channel-updated": (fields) => {
+    const { id, name } = object(fields.channel);
+    return { type: "channel-updated", tavernId: text(fields.tavernId), channel: { id: text(id), name: text(name) } };
+  },
+  "tavern-watched": (fields) => ({ type: "tavern-watched", tavern: tavern(fields.tavern) }),
+  "presence-changed": (fields) => ({ type: "presence-changed", ...place(fields), peers: list(fields.peers, peer) }),
+  "channel-deleted": (fields) => ({ type: "channel-deleted", ...place(fields) }),
+  kicked: (fields) => ({
+    type: "kicked",
+    ...place(fields),
+    reason: optionalText(fields.reason),
+    banned: fields.banned === true,
+  }),
+  "invite-created": (fields) => ({
+    type: "invite-created",
+    tavernId: text(fields.tavernId),
+    token: text(object(fields.invite).token),
   }),
   "resume-token": (fields) => ({ type: "resume-token", token: text(fields.token) }),
   resumed: (fields) => ({

@@ -3,6 +3,7 @@
 import { el, icon, list, setText, show } from "./dom.js";
 import { LOUDEST } from "./memory.js";
 import { strings } from "./strings.js";
+import { personButtons, updatePersonButtons } from "./view-manage.js";
 
 /**
  * @typedef {object} Person
@@ -19,11 +20,14 @@ import { strings } from "./strings.js";
  * @property {boolean} otherBefore
  * @property {import("./pair-stats.js").PairStats | null} stats
  * @property {number | null} volume null for those one does not hear
+ * @property {"owner" | "moderator" | null} role
+ * @property {"owner" | "moderator" | null} ownRole what we may do where they are
  *
  * @typedef {object} PersonActions
  * @property {(key: string) => void} retry
  * @property {(key: string) => void} confirmName
  * @property {(key: string, volume: number) => void} setVolume
+ * @property {(message: import("./messages.js").ManageWithout) => void} manageHere
  */
 
 const HUES = 8;
@@ -73,6 +77,7 @@ function make(person, actions) {
       { class: "who" },
       el("span", { class: "name" }),
       el("span", { class: "tag" }, person.tag),
+      el("span", { class: "role" }),
       el("span", { class: "visually-hidden sounds" }),
     ),
     el("span", { class: "muted-mark", title: strings.call.muted }, icon("mic-off")),
@@ -113,6 +118,7 @@ function make(person, actions) {
       ),
       el("p", { class: "safety" }, el("span", {}, strings.trust.safety), el("code")),
       el("p", { class: "stats hint" }),
+      personButtons(actions.manageHere, person.key),
     ),
   );
 }
@@ -127,6 +133,7 @@ function update(row, person) {
   setText(part(".name"), person.self ? `${person.name} (${strings.you.toLowerCase()})` : person.name);
   setText(part(".sounds"), person.muted ? strings.call.muted : person.speaking ? strings.call.speaking : "");
   row.classList.toggle("speaking", person.speaking);
+  setText(part(".role"), person.role ? strings.manage[person.role] : "");
   row.dataset.state = person.state ?? "";
   show(part(".muted-mark"), person.muted);
   const { state } = person;
@@ -150,8 +157,9 @@ function update(row, person) {
  * @param {HTMLElement} row
  * @param {Person} person
  */
-function updateMore(row, { name, trust, safety, otherBefore, stats }) {
+function updateMore(row, { name, self, role, ownRole, trust, safety, otherBefore, stats }) {
   const part = (/** @type {string} */ selector) => /** @type {HTMLElement} */ (row.querySelector(selector));
+  updatePersonButtons(part(".actions"), self ? null : ownRole, role);
   show(part(".more"), trust !== null);
   if (trust === null) return;
   const doubt = otherBefore ? "other" : trust;

@@ -11,6 +11,7 @@
 import { Call } from "./call.js";
 import { IceServers } from "./ice.js";
 import { rememberedName, rememberedSettings, rememberName } from "./memory.js";
+import { Proof } from "./proof.js";
 import { Signaling } from "./signaling.js";
 import { stateAtFirst, Store, wireIdentity } from "./state.js";
 import { strings } from "./strings.js";
@@ -31,15 +32,20 @@ export class Session {
   #ice;
   #visit;
   #call;
+  #proof;
+  /** What lets us into a locked tavern. @type {{tavernId: string, token: string} | null} */
+  #invitation = null;
 
   /**
    * @param {object} options
    * @param {string} options.url of the server's WebSocket
    * @param {Identity | null} options.identity
    * @param {string | null} options.notice what is to be said at once
+   * @param {string} [options.host] of the server
+   * @param {string | null} [options.invite] to the server
    * @param {(state: State) => void} options.onChange
    */
-  constructor({ url, identity, notice, onChange }) {
+  constructor({ url, identity, notice, host = "", invite = null, onChange }) {
     const known = { identity, displayName: rememberedName(), notice, audio: rememberedSettings() };
     this.#store = new Store(stateAtFirst(known), onChange);
     this.#signaling = new Signaling({
@@ -52,10 +58,13 @@ export class Session {
       onChange: (servers) => this.#call.mesh.setIceServers(servers),
     });
     this.#visit = new Visit(this.#store, this.#signaling);
+    this.#proof = new Proof({ identity, host, invite, send: (message) => this.#signaling.send(message) });
     this.#call = new Call({
       store: this.#store,
       signaling: this.#signaling,
       ice: this.#ice,
+      proven: () => this.#proof.settled(),
+      invitation: (tavernId) => (tavernId === this.#invitation?.tavernId ? this.#invitation.token : null),
       onMoved: () => this.#visit.look(),
     });
   }
@@ -90,8 +99,10 @@ export class Session {
    * Looks at a tavern, or at the front page.
    *
    * @param {string | null} tavernId
+   * @param {string | null} [token] lets us in where it is locked
    */
-  open(tavernId) {
+  open(tavernId, token = null) {
+    if (tavernId !== null && token !== null) this.#invitation = { tavernId, token };
     if (tavernId === this.state.tavernId) return;
     this.#call.lookedAway();
     this.#visit.open(tavernId);
@@ -111,6 +122,12 @@ export class Session {
    */
   createChannel(name) {
     return this.#visit.createChannel(name);
+  }
+
+  /** @param {import("./messages.js").Manage} message */
+  manage(message) {
+    if (this.#signaling.isOpen) this.#signaling.send(message);
+    else this.#store.complain(strings.errors.notConnected);
   }
 
   /** @param {string} displayName */
@@ -182,6 +199,7 @@ export class Session {
     this.#store.change({ connection });
     if (connection === "open") {
       const resumes = this.#call.resume(); // before all else, or it would be too late
+      if (!resumes) this.#proof.opened(); // else the proof of before holds
       this.#ice.refresh();
       this.#visit.connectionOpened();
       if (!resumes) void this.#call.enter();
@@ -195,8 +213,31 @@ export class Session {
   /** @param {ServerMessage} message */
   #receive(message) {
     switch (message.type) {
+      case "welcome":
+        return void this.#proof.welcomed(message);
+      case "identity-proven":
+        return this.#proof.settle();
+      case "tavern-updated":
+        return this.#visit.tavernUpdated(message.tavern);
+      case "channel-updated":
+        return this.#visit.channelUpdated(message.tavernId, message.channel);
+      case "channel-deleted":
+        this.#call.putOut(message.tavernId, message.channelId, strings.manage.channelGone);
+        return this.#visit.channelDeleted(message.tavernId, message.channelId);
+      case "tavern-deleted":
+        this.#call.putOut(message.tavernId, null, strings.manage.tavernGone);
+        return message.tavernId === this.state.tavernId ? this.#visit.notFound() : undefined;
+      case "kicked": {
+        const { tavernId, channelId, reason, banned } = message;
+        return this.#call.putOut(tavernId, channelId, strings.manage.putOut(banned, reason));
+      }
+      case "invite-created":
+        return this.#store.change({ invitation: { tavernId: message.tavernId, token: message.token } });
       case "tavern-created":
         return this.#visit.tavernCreated(message.tavern);
+      case "presence-changed":
+        return this.#visit.presenceChanged(message.tavernId, message.channelId, message.peers);
+      case "tavern-watched":
       case "tavern-info":
         return this.#visit.tavernTold(message.tavern);
       case "channel-created":
@@ -239,7 +280,11 @@ export class Session {
    */
   #refused(message, code) {
     if (NO_MATTER.has(message)) return;
-    if (code === "resume-failed") return this.#call.resumeFailed();
+    if (code.startsWith("proof-") || code === "identity-in-use") this.#proof.settle();
+    if (code === "resume-failed") {
+      this.#proof.opened();
+      return this.#call.resumeFailed();
+    }
     const goal = this.#call.goal;
     this.#store.change({ creating: false });
     if (message === "rate-limited" && goal) {

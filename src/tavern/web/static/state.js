@@ -42,6 +42,7 @@
  * @property {MicrophoneTrouble | "lost" | null} microphone what keeps us from it
  * @property {boolean} listening in the call without a microphone
  * @property {boolean} muted
+ * @property {{tavernId: string, token: string} | null} invitation the last one that was made here
  * @property {Written[]} written in the channel, since we came
  * @property {boolean} deafened
  * @property {boolean} pushing the key or button to talk is held
@@ -76,6 +77,7 @@ export function stateAtFirst({ identity, displayName, notice, audio = SETTINGS_A
     microphone: identity ? null : "insecure",
     listening: false,
     muted: false,
+    invitation: null,
     written: [],
     deafened: false,
     pushing: false,

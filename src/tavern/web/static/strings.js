@@ -36,6 +36,8 @@ const microphoneTroubles = {
 const serverErrors = {
   "Tavern not found": "This tavern does not exist on this server.",
   "Channel not found": "This channel does not exist any more.",
+  "This tavern is locked: only its members enter, and who has an invite":
+    "This tavern is locked: ask its owner for an invitation.",
   "Channel full": "This channel is full: eight people fit in.",
   "rate-limited": "The server asked this page to slow down. Try again in a moment.",
 };
@@ -82,6 +84,10 @@ export const strings = {
     channels: "Channels",
     empty: "Nobody here yet",
     people: (/** @type {number} */ count) => (count === 1 ? "1 person" : `${count} people`),
+    renameChannel: "Rename",
+    deleteChannel: "Delete",
+    newName: "The channel’s new name",
+    confirmDeleteChannel: "Delete this channel for everybody?",
     newChannel: "New channel",
     newChannelLabel: "Name of the new channel",
     newChannelPlaceholder: "A new channel",
@@ -134,6 +140,31 @@ export const strings = {
       ["M", "mute and unmute"],
       ["D", "hear nothing, and say nothing"],
     ],
+  },
+
+  manage: {
+    title: "Manage",
+    owner: "owner",
+    moderator: "moderator",
+    name: "The tavern’s name",
+    rename: "Rename",
+    lock: "Locked",
+    lockHint: "Only members, moderators and who has an invitation enter a locked tavern.",
+    invite: "Make an invitation",
+    inviteHint: "The invite link then lets its bearer in, also while the tavern is locked.",
+    delete: "Delete this tavern",
+    confirmDelete: (/** @type {string} */ name) => `Delete ${name} for everybody? This cannot be undone.`,
+    kick: "Put out",
+    ban: "Ban",
+    confirmBan: "Ban them from this tavern?",
+    promote: "Make moderator",
+    demote: "No moderator any more",
+    handOver: "Hand the tavern over",
+    confirmHandOver: "Hand this tavern over to them? You stay a moderator.",
+    channelGone: "The channel was deleted.",
+    tavernGone: "The tavern was deleted.",
+    putOut: (/** @type {boolean} */ banned, /** @type {string} */ reason) =>
+      `${banned ? "You were banned from this tavern." : "You were put out of the channel."}${reason ? ` ${reason}` : ""}`,
   },
 
   text: {

@@ -1,7 +1,7 @@
 /** How to invite others: the tavern's link, or why there is none to send. */
 
 import { el, icon, setText } from "./dom.js";
-import { inviteLink, isLoopback } from "./links.js";
+import { invitationLink, inviteLink, isLoopback } from "./links.js";
 import { strings } from "./strings.js";
 
 const words = strings.tavern;
@@ -30,9 +30,13 @@ export class InviteView {
     );
   }
 
-  /** @param {string} tavernId */
-  update(tavernId) {
-    const link = inviteLink(location.origin, tavernId);
+  /**
+   * @param {string} tavernId
+   * @param {string | null} token of an invitation, for those whom a lock would keep out
+   */
+  update(tavernId, token) {
+    const link =
+      token === null ? inviteLink(location.origin, tavernId) : invitationLink(location.origin, tavernId, token);
     if (this.#link.value === link) return;
     this.#link.value = link;
     this.#say("", "");

@@ -5,6 +5,7 @@ import { hueOf, initialOf, showPeople } from "./people.js";
 import { strings } from "./strings.js";
 import { AudioView } from "./view-audio.js";
 import { InviteView } from "./view-invite.js";
+import { ManageView, roleIn } from "./view-manage.js";
 import { TextView } from "./view-text.js";
 
 /**
@@ -13,7 +14,8 @@ import { TextView } from "./view-text.js";
  * @typedef {import("./messages.js").Tavern} Tavern
  * @typedef {import("./people.js").Person} Person
  *
- * @typedef {import("./view-audio.js").AudioActions & import("./view-text.js").TextActions & TavernOnlyActions
+ * @typedef {import("./view-audio.js").AudioActions & import("./view-text.js").TextActions
+ *   & import("./view-manage.js").ManageActions & TavernOnlyActions
  * } TavernActions
  *
  * @typedef {object} TavernOnlyActions
@@ -52,7 +54,10 @@ export function firstWithRoom(tavern) {
  */
 export function peopleIn(state, channel) {
   const { call, identity } = state;
-  const unknown = { trust: null, safety: null, otherBefore: false, stats: null, volume: null };
+  const { tavern } = state;
+  const roleOf = (/** @type {string} */ key) => tavern && roleIn(tavern, key);
+  const ownRole = identity && roleOf(identity.publicKeyHex);
+  const unknown = { trust: null, safety: null, otherBefore: false, stats: null, volume: null, ownRole };
   const idle = { ...unknown, self: false, speaking: false, muted: false, state: null, trouble: null };
   if (call?.tavern.id !== state.tavernId || call?.channelId !== channel.id || !identity) {
     return channel.peers.map(({ publicKeyHex, displayName, tag }) => ({
@@ -60,6 +65,7 @@ export function peopleIn(state, channel) {
       key: publicKeyHex,
       name: displayName,
       tag,
+      role: roleOf(publicKeyHex),
       self: false,
     }));
   }
@@ -69,6 +75,7 @@ export function peopleIn(state, channel) {
       key: identity.publicKeyHex,
       name: state.displayName || identity.tag,
       tag: identity.tag,
+      role: ownRole,
       self: true,
       speaking: state.speaking && !state.muted,
       muted: state.muted || state.listening,
@@ -78,6 +85,7 @@ export function peopleIn(state, channel) {
       key: member.publicKeyHex,
       name: member.displayName,
       tag: member.tag,
+      role: roleOf(member.publicKeyHex),
       speaking: member.speaking,
       state: member.state,
       trouble: member.trouble,
@@ -151,6 +159,7 @@ export class TavernView {
   #insecure = el("section", { class: "card warn", id: "insecure", "aria-labelledby": "insecure-title" });
   #invite = new InviteView();
   #audio;
+  #manageView;
   #text;
   #newChannel = el("input", {
     id: "channel-name",
@@ -174,6 +183,7 @@ export class TavernView {
   constructor(actions) {
     this.#actions = actions;
     this.#audio = new AudioView(actions);
+    this.#manageView = new ManageView(actions);
     this.#text = new TextView(actions);
     this.#joinButton.append(icon("mic"), this.#joinLabel);
     this.#way.append(
@@ -232,7 +242,7 @@ export class TavernView {
           el("button", { type: "submit", "aria-label": words.newChannel }, icon("plus"), words.add),
         ),
       ),
-      el("div", { class: "side" }, this.#insecure, this.#microphone, this.#way, this.#text.element, this.#audio.element, this.#invite.element),
+      el("div", { class: "side" }, this.#insecure, this.#microphone, this.#way, this.#text.element, this.#audio.element, this.#manageView.element, this.#invite.element),
     );
     this.element = el("div", {}, this.#loading, this.#missing, this.#found);
   }
@@ -279,7 +289,9 @@ export class TavernView {
     show(this.#audio.element, identity !== null);
     this.#audio.update(state);
     this.#text.update(state);
-    this.#invite.update(tavern.id);
+    this.#manageView.update(state);
+    const { invitation } = state;
+    this.#invite.update(tavern.id, invitation?.tavernId === tavern.id ? invitation.token : null);
     list(this.#channels, tavern.channels, {
       key: ({ id }) => id,
       make: (item) => this.#makeChannel(item),
@@ -306,6 +318,24 @@ export class TavernView {
     return this.#found.hidden ? this.mainstay : this.#heading;
   }
 
+  /** @param {import("./messages.js").ManageWithout} message */
+  #manage(message) {
+    const tavernId = this.#state?.tavern?.id;
+    if (tavernId) this.#actions.manage({ ...message, tavernId });
+  }
+
+  /** @param {string} channelId */
+  #renameChannel(channelId) {
+    const channel = this.#state?.tavern?.channels.find(({ id }) => id === channelId);
+    const name = window.prompt(words.newName, channel?.name ?? "")?.trim();
+    if (name) this.#manage({ type: "update-channel", channelId, name });
+  }
+
+  /** @param {string} channelId */
+  #deleteChannel(channelId) {
+    if (window.confirm(words.confirmDeleteChannel)) this.#manage({ type: "delete-channel", channelId });
+  }
+
   /** @param {{listenOnly?: boolean}} [options] */
   #again(options) {
     const joining = this.#state?.joining;
@@ -326,7 +356,17 @@ export class TavernView {
         icon("channel"),
         el("h3", { class: "name" }, channel.name),
         el("span", { class: "count" }),
-        el("button", { type: "button", class: "small", onclick: () => this.#actions.join(channel.id) }, words.join),
+        el(
+          "button",
+          { type: "button", class: "small quiet rename-channel", onclick: () => this.#renameChannel(channel.id) },
+          words.renameChannel,
+        ),
+        el(
+          "button",
+          { type: "button", class: "small quiet delete-channel", onclick: () => this.#deleteChannel(channel.id) },
+          words.deleteChannel,
+        ),
+        el("button", { type: "button", class: "small enter", onclick: () => this.#actions.join(channel.id) }, words.join),
       ),
       el("ul", { class: "people" }),
     );
@@ -347,12 +387,15 @@ export class TavernView {
     row.dataset.channel = channel.name;
     setText(part(".channel-head .name"), channel.name);
     setText(part(".count"), people.length > 0 ? `${people.length}/${CHANNEL_HOLDS}` : "");
-    const button = /** @type {HTMLButtonElement} */ (part(".channel-head button"));
+    const button = /** @type {HTMLButtonElement} */ (part(".channel-head .enter"));
     show(button, !here && state.identity !== null);
     button.disabled = full || state.joining !== null || state.connection === "replaced";
     setText(button, full ? words.full : words.join);
     button.setAttribute("aria-label", call ? words.switchTo(channel.name) : words.joinChannel(channel.name));
-    showPeople(part(".people"), people, this.#actions);
+    showPeople(part(".people"), people, { ...this.#actions, manageHere: (message) => this.#manage(message) });
+    const role = state.tavern && state.identity && roleIn(state.tavern, state.identity.publicKeyHex);
+    show(part(".rename-channel"), role !== null);
+    show(part(".delete-channel"), role === "owner");
     show(part(".people"), people.length > 0);
   }
 }

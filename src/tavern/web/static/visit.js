@@ -11,10 +11,8 @@ import { forgetVisit, rememberVisit } from "./memory.js";
 import { wireIdentity } from "./state.js";
 import { strings } from "./strings.js";
 
-/** Presence comes to members of a channel by itself; who only looks has to ask. */
-const LOOK_MS = 5_000;
-/** In a call the same question tells whether the connection is alive, and who is in the other channels. */
-const CALL_LOOK_MS = 15_000;
+/** Who is where comes by itself while a tavern is watched; the question tells whether the connection is alive. */
+const LOOK_MS = 15_000;
 
 export class Visit {
   #store;
@@ -23,6 +21,8 @@ export class Visit {
   #timer;
   /** @type {((tavernId: string) => void) | null} */
   #onCreated = null;
+  /** The tavern of which we hear who comes and goes. @type {string | null} */
+  #watched = null;
 
   /**
    * @param {Store} store
@@ -36,6 +36,8 @@ export class Visit {
   /** @param {string | null} tavernId null for the front page */
   open(tavernId) {
     const { notice } = this.#store.state;
+    if (this.#watched !== null) this.#signaling.send({ type: "unwatch-tavern", tavernId: this.#watched });
+    this.#watched = null;
     this.#store.change({ tavernId, tavern: null, missing: false, notice: notice?.kind === "news" ? notice : null });
     this.look();
   }
@@ -46,14 +48,17 @@ export class Visit {
     const { call } = this.#store.state;
     const asked = this.#asked;
     if (asked !== null && this.#signaling.isOpen && (call || document.visibilityState === "visible")) {
-      this.#signaling.probe({ type: "get-tavern-info", tavernId: asked });
+      const watches = asked === this.#store.state.tavernId && asked !== this.#watched;
+      this.#signaling.probe({ type: watches ? "watch-tavern" : "get-tavern-info", tavernId: asked });
+      if (watches) this.#watched = asked;
     }
-    this.#timer = setTimeout(() => this.look(), call ? CALL_LOOK_MS : LOOK_MS);
+    this.#timer = setTimeout(() => this.look(), LOOK_MS);
   }
 
   /** The connection is there: it may lead to another server by now, or to one whose database is back. */
   connectionOpened() {
     this.#store.change({ missing: false });
+    this.#watched = null;
     this.look();
   }
 
@@ -118,6 +123,46 @@ export class Visit {
     const { tavern } = this.#store.state;
     if (tavern?.id !== tavernId || tavern.channels.some(({ id }) => id === channel.id)) return;
     this.#store.change({ tavern: { ...tavern, channels: [...tavern.channels, channel] } });
+  }
+
+  /** @param {Omit<Tavern, "channels">} about */
+  tavernUpdated(about) {
+    const { tavern } = this.#store.state;
+    if (tavern?.id === about.id) this.tavernTold({ ...tavern, ...about });
+  }
+
+  /**
+   * @param {string} tavernId
+   * @param {{id: string, name: string}} channel
+   */
+  channelUpdated(tavernId, { id, name }) {
+    this.#changeChannels(tavernId, (channels) => channels.map((one) => (one.id === id ? { ...one, name } : one)));
+  }
+
+  /**
+   * @param {string} tavernId
+   * @param {string} channelId
+   */
+  channelDeleted(tavernId, channelId) {
+    this.#changeChannels(tavernId, (channels) => channels.filter(({ id }) => id !== channelId));
+  }
+
+  /**
+   * @param {string} tavernId
+   * @param {string} channelId
+   * @param {import("./messages.js").Peer[]} peers
+   */
+  presenceChanged(tavernId, channelId, peers) {
+    this.#changeChannels(tavernId, (all) => all.map((one) => (one.id === channelId ? { ...one, peers } : one)));
+  }
+
+  /**
+   * @param {string} tavernId
+   * @param {(channels: Channel[]) => Channel[]} change
+   */
+  #changeChannels(tavernId, change) {
+    const { tavern } = this.#store.state;
+    if (tavern?.id === tavernId) this.#store.change({ tavern: { ...tavern, channels: change(tavern.channels) } });
   }
 
   /** The server knows no such tavern. */
