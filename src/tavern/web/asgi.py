@@ -17,6 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from tavern.setting_values import IPNetwork
+from tavern.web.invites import invite_link, qr_code
 from tavern.web.proxies import client_host
 
 # The page needs nothing from elsewhere, and holds a private key: nothing from elsewhere runs in it or frames it.
@@ -88,6 +89,14 @@ def make_app(health: Health) -> ASGIApp:
     async def get_page(request: Request) -> Response:
         return _answer_file(request, page.get("index.html"))
 
+    async def get_qr(request: Request) -> Response:
+        secure = "secure" in request.query_params
+        link = invite_link(request.headers.get("host", ""), request.path_params["tavern_id"], secure=secure)
+        if link is None:
+            return PlainTextResponse("Not Found", status_code=404)
+        headers = {**_PAGE_HEADERS, "cache-control": "private, max-age=86400"}
+        return Response(qr_code(link), media_type="image/svg+xml", headers=headers)
+
     async def get_file(request: Request) -> Response:
         path = request.path_params["path"]
         if path not in page and path.startswith(_MAY_BE_MISSING):
@@ -101,6 +110,7 @@ def make_app(health: Health) -> ASGIApp:
             Route("/metrics", get_metrics),
             Route("/", get_page),
             Route("/join/{tavern_id}", get_page),
+            Route("/qr/{tavern_id}.svg", get_qr),
             Route("/static/{path:path}", get_file),
         ]
     )

@@ -13,6 +13,7 @@
 const DATABASE = "tavern";
 const STORE = "identity";
 const KEY = "own";
+const FILE_TYPE = "tavern-keypair-export";
 
 /**
  * @param {string} publicKeyHex
@@ -102,6 +103,59 @@ export async function loadIdentity() {
     return await withSignature(await makeIdentity(), false);
   } finally {
     database?.close();
+  }
+}
+
+/**
+ * The key as a file that Tavern's clients read, to take it along.
+ *
+ * @returns {Promise<{name: string, content: string} | null>} null where there is no key that could be taken along
+ */
+export async function exportKey() {
+  const database = await open();
+  try {
+    const own = await read(database);
+    if (!own?.privateKeyHex) return null;
+    const about = { version: 1, type: FILE_TYPE, ...own, exportedAt: new Date().toISOString() };
+    return { name: `tavern-identity-${own.publicKeyHex.slice(0, 8)}.tavern-key`, content: JSON.stringify(about, null, 2) };
+  } finally {
+    database.close();
+  }
+}
+
+/**
+ * The key of such a file is this browser's from now on, in place of the one before. To be followed by a reload.
+ *
+ * @param {string} content
+ * @returns {Promise<boolean>} false, and nothing has changed, where it is no key file, or its halves do not belong together
+ */
+export async function importKey(content) {
+  const made = await parseKeyFile(content);
+  if (!made) return false;
+  const database = await open();
+  try {
+    await done(database.transaction(STORE, "readwrite").objectStore(STORE).put(made, KEY));
+    return true;
+  } finally {
+    database.close();
+  }
+}
+
+/**
+ * @param {string} content
+ * @returns {Promise<StoredIdentity | null>}
+ */
+export async function parseKeyFile(content) {
+  try {
+    const found = JSON.parse(content);
+    if (found?.type !== FILE_TYPE || found.version !== 1 || !isStoredIdentity(found)) return null;
+    const { publicKeyHex, privateKeyHex } = found;
+    const { sign } = await withSignature({ publicKeyHex, privateKeyHex }, true);
+    const key = await crypto.subtle.importKey("raw", fromHex(publicKeyHex), "Ed25519", false, ["verify"]);
+    const proof = fromHex((await sign?.("")) ?? "");
+    return (await crypto.subtle.verify("Ed25519", key, proof, new Uint8Array())) ? { publicKeyHex, privateKeyHex } : null;
+  } catch {
+    return null;
   }
 }
 

@@ -98,6 +98,11 @@ export function rememberVolume(key, volume) {
   set(VOLUMES, JSON.stringify([...withEntry(parseEntries(get(VOLUMES)), key, String(volume))]));
 }
 
+/** @param {string} theme read by theme.js */
+export function rememberTheme(theme) {
+  set("tavern.theme", theme);
+}
+
 /** The keys that have once signed. */
 export const signers = {
   /** @param {string} key */

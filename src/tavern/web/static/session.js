@@ -281,6 +281,7 @@ export class Session {
   #refused(message, code) {
     if (NO_MATTER.has(message)) return;
     if (code.startsWith("proof-") || code === "identity-in-use") this.#proof.settle();
+    if ((code === "tavern-locked" || code === "banned") && this.#visit.watchRefused()) return;
     if (code === "resume-failed") {
       this.#proof.opened();
       return this.#call.resumeFailed();

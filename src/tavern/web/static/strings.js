@@ -88,13 +88,15 @@ export const strings = {
     deleteChannel: "Delete",
     newName: "The channel’s new name",
     confirmDeleteChannel: "Delete this channel for everybody?",
-    newChannel: "New channel",
+    newChannel: "Add channel",
     newChannelLabel: "Name of the new channel",
     newChannelPlaceholder: "A new channel",
     add: "Add",
     inviteTitle: "Invite",
     inviteLabel: "Invite link",
     copy: "Copy link",
+    qr: "The invite link as a QR code",
+    showQr: "QR code",
     copied: "Copied: send it to whom you want to hear.",
     copyFailed: "The browser would not copy: the link is selected, copy it by hand.",
     loopback:
@@ -140,6 +142,21 @@ export const strings = {
       ["M", "mute and unmute"],
       ["D", "hear nothing, and say nothing"],
     ],
+  },
+
+  key: {
+    title: "Your key",
+    text: "It is who you are here. Keep the file to yourself: whoever has it is you.",
+    export: "Save to a file",
+    import: "Use one from a file",
+    exported: "Saved. Keep it where nobody else looks.",
+    none: "This browser has no key that could be saved.",
+    wrong: "That is no Tavern key file.",
+  },
+
+  theme: {
+    label: "Colours",
+    names: { system: "As the system", light: "Light", dark: "Dark", retro: "Retro", contrast: "High contrast" },
   },
 
   manage: {

@@ -9,6 +9,8 @@ const words = strings.tavern;
 export class InviteView {
   #link = el("input", { id: "invite-link", readonly: true, onfocus: () => this.#link.select() });
   #copy = el("button", { type: "button", id: "copy-link", onclick: () => void this.#copyLink() });
+  #picture = el("img", { alt: words.qr, width: 220, height: 220, loading: "lazy" });
+  #qr = el("details", { class: "qr" }, el("summary", {}, words.showQr), this.#picture);
   #copied = el("p", { class: "done", role: "status" });
   #problem = el("p", { class: "problem", role: "alert" });
 
@@ -26,6 +28,7 @@ export class InviteView {
             this.#copy,
             this.#copied,
             this.#problem,
+            this.#qr,
           ]),
     );
   }
@@ -39,6 +42,9 @@ export class InviteView {
       token === null ? inviteLink(location.origin, tavernId) : invitationLink(location.origin, tavernId, token);
     if (this.#link.value === link) return;
     this.#link.value = link;
+    // Without the token of an invitation: that is no business of anybody's logs. What shows it is a link to copy.
+    const secure = location.protocol === "https:" ? "?secure" : "";
+    this.#picture.src = `/qr/${encodeURIComponent(tavernId)}.svg${secure}`;
     this.#say("", "");
   }
 

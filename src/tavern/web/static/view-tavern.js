@@ -4,6 +4,7 @@ import { el, icon, list, setText, show } from "./dom.js";
 import { hueOf, initialOf, showPeople } from "./people.js";
 import { strings } from "./strings.js";
 import { AudioView } from "./view-audio.js";
+import { KeyView } from "./view-key.js";
 import { InviteView } from "./view-invite.js";
 import { ManageView, roleIn } from "./view-manage.js";
 import { TextView } from "./view-text.js";
@@ -192,6 +193,7 @@ export class TavernView {
       this.#joinButton,
       this.#cancel,
       this.#joinHint,
+      new KeyView().element,
     );
     this.#microphone.append(
       this.#microphoneTitle,

@@ -9,6 +9,7 @@ import { el, hasFocus, icon, setText, show } from "./dom.js";
 import { HomeView } from "./view-home.js";
 import { strings } from "./strings.js";
 import { TavernView } from "./view-tavern.js";
+import { themeChooser } from "./view-theme.js";
 
 /**
  * @typedef {import("./view-call.js").CallActions & import("./view-tavern.js").TavernActions & {
@@ -79,6 +80,7 @@ export class View {
           el("span", {}, strings.appName),
         ),
         el("span", { class: "hint" }, strings.tagline),
+        themeChooser(),
       ),
       el("div", { class: "banners" }, this.#replaced, this.#connection, this.#notice),
       el("main", {}, this.#home.element, this.#tavern.element),

@@ -165,6 +165,18 @@ export class Visit {
     if (tavern?.id === tavernId) this.#store.change({ tavern: { ...tavern, channels: change(tavern.channels) } });
   }
 
+  /**
+   * Who is outside of a locked tavern may look at it all the same.
+   *
+   * @returns {boolean} whether it was that what was refused
+   */
+  watchRefused() {
+    const { tavern, tavernId } = this.#store.state;
+    if (tavern !== null || tavernId === null || this.#watched !== tavernId) return false;
+    this.#signaling.send({ type: "get-tavern-info", tavernId });
+    return true;
+  }
+
   /** The server knows no such tavern. */
   notFound() {
     const { tavernId } = this.#store.state;
