@@ -40,7 +40,7 @@ _KEPT_CONNECTIONS = """
   const usable = (url) => !/^turns?:/.test(url) || turn === null || new RegExp(turn).test(url);
   const narrowed = ({ iceServers = [], ...others }) => ({
     ...others,
-    iceTransportPolicy: policy,
+    iceTransportPolicy: others.iceTransportPolicy ?? policy,
     iceServers: iceServers
       .map((server) => ({ ...server, urls: [server.urls].flat().filter(usable) }))
       .filter(({ urls }) => urls.length > 0),

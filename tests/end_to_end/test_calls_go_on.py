@@ -111,3 +111,28 @@ def test_a_relayed_call_is_heard_again_after_a_restart(
             [stats] = visitor.call_stats()
             assert (stats.local, stats.remote) == ("relay", "relay")
             assert visitor.page.evaluate("window.keptConnections.length") == 1, "it was mended, not replaced"
+
+
+def test_who_hides_is_reached_through_the_relay_alone(browser: Browser) -> None:
+    """Where the switch is remembered; and the diagnostics say how it is, and no address."""
+    with running_server({}) as server:
+        ada, ben = meet(browser, server.url, DIRECT)
+        assert {one.local for one in ada.call_stats()} == {"host"}
+        page = ada.page
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        page.locator("#audio summary").click()
+        page.get_by_label("Hide my address").check()
+        for visitor, other in ((ada, "Ben"), (ben, "Ada")):
+            visitor.page.locator(".stats", has_text="through the relay").wait_for(state="attached")
+            visitor.sees_connected(other)
+            visitor.hears_more()
+        [stats] = ada.call_stats()
+        assert stats.local == "relay"
+        page.locator("#diagnostics").click()
+        page.get_by_text("Copied.").wait_for()
+        told = page.evaluate("navigator.clipboard.readText()")
+        assert '"path": "relayed"' in told
+        assert "127.0.0.1" not in told
+        page.reload()
+        page.locator("#audio summary").click()
+        assert page.get_by_label("Hide my address").is_checked()

@@ -82,6 +82,7 @@ export class Call {
       send: (message) => signaling.send(message),
       drop: (target) => signaling.drop(target),
       iceServers: () => ice.fresh(),
+      relayOnly: () => store.state.hidden,
       onState: (peer, state, trouble) => store.changeMember(peer, { state, trouble }),
       onTrack: (peer, track) => this.sound.play(peer, track),
       onGone: (peer) => this.sound.silence(peer),
@@ -370,6 +371,38 @@ export class Call {
   renamed(peer, displayName) {
     if (displayName) this.#store.changeMember(peer, { displayName });
     this.#compareName(peer);
+  }
+
+  /** @param {boolean} hidden our address, from now on: the pairs there are begin anew */
+  hide(hidden) {
+    const { call } = this.#store.state;
+    this.#store.change({ hidden });
+    if (!call?.joined) return;
+    this.#signaling.send({ type: "leave-channel", tavernId: call.tavern.id, channelId: call.channelId });
+    this.#store.change({ call: { ...call, joined: false } });
+    void this.enter();
+  }
+
+  /** @returns {Promise<string>} what helps to find out why it does not work, to be read by people; no address is in it */
+  async diagnostics() {
+    const { call, members, connection, audio, microphone, listening, hidden } = this.#store.state;
+    const stats = new Map(await this.mesh.stats());
+    const about = {
+      at: new Date().toISOString(),
+      browser: navigator.userAgent,
+      server: { connection, joined: call?.joined ?? null, relays: this.#ice.current.flatMap(({ urls }) => urls) },
+      microphone: { trouble: microphone, listening, mode: audio.mode, noise: audio.noise },
+      hidden,
+      peers: [...members.values()].map(({ publicKeyHex, state, trouble, trust, reads }) => ({
+        key: publicKeyHex.slice(0, 8),
+        state,
+        trouble,
+        trust,
+        reads,
+        ...stats.get(publicKeyHex),
+      })),
+    };
+    return JSON.stringify(about, null, 2);
   }
 
   /**

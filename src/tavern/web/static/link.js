@@ -28,6 +28,7 @@
  * @property {MediaStream} stream names our voice towards the other
  * @property {() => MediaStreamTrack | null} track our voice, null while there is none
  * @property {() => Promise<RTCIceServer[]>} iceServers
+ * @property {() => boolean} [relayOnly]
  * @property {(signal: Signal) => void} send
  * @property {(type: DescriptionType, sdp: string) => Promise<string | null>} vouch our signature, if we have any
  * @property {(type: DescriptionType, sdp: string, signature: string | null) => Promise<Trust | Distrust>} judge
@@ -293,6 +294,7 @@ export class Link {
     try {
       this.#pair = new Pair({
         iceServers,
+        relayOnly: this.#options.relayOnly?.(),
         stream,
         early: this.#early,
         onDescription: (type, sdp) => this.#send({ type, sdp }),

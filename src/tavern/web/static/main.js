@@ -1,5 +1,6 @@
 /** Puts the page together: the identity, the session, the view, and the address bar. */
 
+import { keepAwake } from "./awake.js";
 import { el } from "./dom.js";
 import { loadIdentity } from "./identity.js";
 import { listenToKeys } from "./keys.js";
@@ -32,6 +33,7 @@ function go(tavernId) {
   session.open(tavernId);
 }
 
+keepAwake(() => session.state.call !== null);
 const view = new View(page, {
   createTavern: (name) => session.createTavern(name, go),
   openTavern: go,
@@ -51,6 +53,8 @@ const view = new View(page, {
   setVolume: (peer, volume) => session.sound.setVolume(peer, volume),
   leave: () => session.leave(),
   useMicrophone: () => void session.useMicrophone(),
+  hide: (hidden) => session.hide(hidden),
+  diagnostics: () => session.diagnostics(),
   sendText: (text) => session.sendText(text),
   unblockSound: () => session.sound.unblock(),
   wake: () => session.wake(),

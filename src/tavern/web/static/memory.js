@@ -13,6 +13,7 @@ export const LOUDEST = 2;
 const NAME = "tavern.displayName";
 const VISITED = "tavern.visited";
 const MOST_VISITED = 12;
+const HIDDEN = "tavern.hidden";
 const AUDIO = "tavern.audio";
 const VOLUMES = "tavern.volumes";
 const SIGNERS = "tavern.signers";
@@ -96,6 +97,16 @@ export function volumeOf(key) {
  */
 export function rememberVolume(key, volume) {
   set(VOLUMES, JSON.stringify([...withEntry(parseEntries(get(VOLUMES)), key, String(volume))]));
+}
+
+/** @returns {boolean} whether the others shall not learn our address */
+export function remembersHidden() {
+  return get(HIDDEN) === "yes";
+}
+
+/** @param {boolean} hidden */
+export function rememberHidden(hidden) {
+  set(HIDDEN, hidden ? "yes" : "");
 }
 
 /** @param {string} theme read by theme.js */

@@ -12,6 +12,7 @@
  * @property {(message: ClientMessage) => void} send
  * @property {(target: string) => void} drop forget what waits to be sent to a target
  * @property {() => Promise<RTCIceServer[]>} iceServers
+ * @property {() => boolean} [relayOnly] whether the others shall not learn our address
  * @property {(peer: string, state: PairState, trouble: import("./link.js").Trouble | null) => void} onState
  * @property {(peer: string, track: MediaStreamTrack) => void} onTrack
  * @property {(peer: string, text: string) => void} onText
@@ -173,6 +174,7 @@ export class Mesh {
       stream,
       track: () => this.#track,
       iceServers,
+      relayOnly: this.#options.relayOnly,
       send: (signal) => send({ ...signal, target: peer, ...place }),
       vouch: (type, sdp) => vouching.vouch(place, peer, type, sdp),
       judge: (type, sdp, signature) => vouching.judge(place, peer, type, sdp, signature),

@@ -8,6 +8,7 @@
  *
  * @typedef {object} PairOptions
  * @property {RTCIceServer[]} iceServers
+ * @property {boolean} [relayOnly] the other side shall not learn our address
  * @property {MediaStream} stream names our voice towards the other
  * @property {string[]} early candidates that came before the pair was made
  * @property {(type: "offer" | "answer", sdp: string) => void} onDescription ours, to be sent
@@ -56,7 +57,7 @@ export class Pair {
     this.#options = options;
     this.#relayNamed = options.iceServers.some(({ urls }) => [urls].flat().some((url) => url.startsWith("turn")));
     const create = options.createConnection ?? ((configuration) => new RTCPeerConnection(configuration));
-    this.#connection = create(configurationWith(options.iceServers));
+    this.#connection = create(configurationWith(options.iceServers, options.relayOnly));
     this.#connection.onicecandidate = ({ candidate }) => this.#found(candidate);
     this.#connection.ontrack = ({ track }) => {
       if (!this.#closed && track.kind === "audio") options.onTrack(track);
@@ -194,7 +195,7 @@ export class Pair {
   /** @param {RTCIceServer[]} servers */
   setIceServers(servers) {
     try {
-      this.#connection.setConfiguration(configurationWith(servers));
+      this.#connection.setConfiguration(configurationWith(servers, this.#options.relayOnly));
     } catch (error) {
       console.warn("The new ICE servers were refused", error);
     }
@@ -302,8 +303,9 @@ function gathered(connection) {
 
 /**
  * @param {RTCIceServer[]} iceServers
+ * @param {boolean} [relayOnly]
  * @returns {RTCConfiguration}
  */
-function configurationWith(iceServers) {
-  return { iceServers, bundlePolicy: "max-bundle" };
+function configurationWith(iceServers, relayOnly = false) {
+  return { iceServers, bundlePolicy: "max-bundle", ...(relayOnly ? { iceTransportPolicy: "relay" } : {}) };
 }

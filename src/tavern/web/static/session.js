@@ -10,7 +10,7 @@
 
 import { Call } from "./call.js";
 import { IceServers } from "./ice.js";
-import { rememberedName, rememberedSettings, rememberName } from "./memory.js";
+import { rememberedName, rememberedSettings, rememberHidden, rememberName, remembersHidden } from "./memory.js";
 import { Proof } from "./proof.js";
 import { Signaling } from "./signaling.js";
 import { stateAtFirst, Store, wireIdentity } from "./state.js";
@@ -46,8 +46,8 @@ export class Session {
    * @param {(state: State) => void} options.onChange
    */
   constructor({ url, identity, notice, host = "", invite = null, onChange }) {
-    const known = { identity, displayName: rememberedName(), notice, audio: rememberedSettings() };
-    this.#store = new Store(stateAtFirst(known), onChange);
+    const remembered = { displayName: rememberedName(), audio: rememberedSettings(), hidden: remembersHidden() };
+    this.#store = new Store(stateAtFirst({ identity, notice, ...remembered }), onChange);
     this.#signaling = new Signaling({
       url,
       onMessage: (message) => this.#receive(message),
@@ -184,6 +184,17 @@ export class Session {
    */
   sendText(text) {
     return this.#call.sendText(text);
+  }
+
+  /** @param {boolean} hidden our address, from those we talk with */
+  hide(hidden) {
+    rememberHidden(hidden);
+    this.#call.hide(hidden);
+  }
+
+  /** @returns {Promise<string>} */
+  diagnostics() {
+    return this.#call.diagnostics();
   }
 
   get sound() {

@@ -43,6 +43,7 @@
  * @property {boolean} listening in the call without a microphone
  * @property {boolean} muted
  * @property {{tavernId: string, token: string} | null} invitation the last one that was made here
+ * @property {boolean} hidden our address, from those we talk with
  * @property {Written[]} written in the channel, since we came
  * @property {boolean} deafened
  * @property {boolean} pushing the key or button to talk is held
@@ -58,10 +59,10 @@ import { SETTINGS_AT_FIRST } from "./audio-settings.js";
 
 /**
  * @param {{identity: Identity | null, displayName: string, notice: string | null,
- *   audio?: import("./audio-settings.js").AudioSettings}} known from the start
+ *   audio?: import("./audio-settings.js").AudioSettings, hidden?: boolean}} known from the start
  * @returns {State}
  */
-export function stateAtFirst({ identity, displayName, notice, audio = SETTINGS_AT_FIRST }) {
+export function stateAtFirst({ identity, displayName, notice, audio = SETTINGS_AT_FIRST, hidden = false }) {
   return {
     connection: "connecting",
     identity,
@@ -78,6 +79,7 @@ export function stateAtFirst({ identity, displayName, notice, audio = SETTINGS_A
     listening: false,
     muted: false,
     invitation: null,
+    hidden,
     written: [],
     deafened: false,
     pushing: false,

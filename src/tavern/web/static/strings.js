@@ -137,6 +137,10 @@ export const strings = {
     threshold: "Loud enough from here",
     pushKey: "Key to hold:",
     pressKey: "Press a key…",
+    hide: "Hide my address",
+    hideHint: "Sound then goes through the server’s relay, and those you talk with do not learn where you are.",
+    diagnostics: "Copy diagnostics",
+    copied: "Copied.",
     shortcuts: "Keys",
     keys: [
       ["M", "mute and unmute"],

@@ -11,6 +11,8 @@ import { strings } from "./strings.js";
  *
  * @typedef {object} AudioActions
  * @property {(changes: Partial<AudioSettings>) => void} setAudio
+ * @property {(hidden: boolean) => void} hide
+ * @property {() => Promise<string>} diagnostics
  */
 
 const words = strings.audio;
@@ -52,6 +54,13 @@ export class AudioView {
   #pushKey = el("button", { type: "button", class: "small", id: "push-key", onclick: () => this.#capture() });
   #push;
   #capturing = false;
+  #hidden = el("input", { type: "checkbox", id: "hide", onchange: () => this.#actions.hide(this.#hidden.checked) });
+  #copy = el(
+    "button",
+    { type: "button", class: "small", id: "diagnostics", onclick: () => void this.#copyDiagnostics() },
+    words.diagnostics,
+  );
+  #copied = el("span", { class: "done", role: "status" });
 
   /** @param {AudioActions} actions */
   constructor(actions) {
@@ -93,6 +102,9 @@ export class AudioView {
       this.#mode.element,
       this.#gate,
       this.#push,
+      el("p", { class: "check" }, this.#hidden, el("label", { for: "hide" }, words.hide)),
+      el("p", { class: "hint" }, words.hideHint),
+      el("p", {}, this.#copy, this.#copied),
       el("h3", {}, words.shortcuts),
       el(
         "dl",
@@ -103,7 +115,8 @@ export class AudioView {
   }
 
   /** @param {import("./state.js").State} state */
-  update({ audio, devices, level }) {
+  update({ audio, devices, level, hidden }) {
+    this.#hidden.checked = hidden;
     offer(this.#input, devices.inputs, audio.input);
     offer(this.#output, devices.outputs, audio.output);
     this.#noise.select.value = audio.noise;
@@ -123,6 +136,16 @@ export class AudioView {
     const offered = NOISES.filter((id) => id !== "rnnoise" || model);
     fill(this.#noise.select, offered.map((id) => ({ id, label: words.noises[id] })));
     this.#noise.select.value = value || "browser";
+  }
+
+  async #copyDiagnostics() {
+    const text = await this.#actions.diagnostics();
+    try {
+      await navigator.clipboard.writeText(text);
+      setText(this.#copied, words.copied);
+    } catch {
+      window.prompt(words.diagnostics, text); // not allowed to copy: by hand
+    }
   }
 
   #capture() {
