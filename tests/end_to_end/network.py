@@ -20,6 +20,7 @@ SERVER = "5.0.0.1"
 """A global address, as peers of a relay must have; here it is nobody else's. One of several of its machine."""
 
 _HOMES = ("5.0.1", "5.0.2")
+_MOVED = 3
 _LAN = "10.0.0"  # the same in both homes, as it is
 
 
@@ -41,6 +42,16 @@ class Network:
 
     server: Namespace
     clients: tuple[Namespace, Namespace]
+
+    def move(self, number: int) -> None:
+        """This client loses its address, and has another one a moment later."""
+        ip = program("ip", "iproute2")
+        client = self.clients[number]
+        client.run(ip, "link", "set", "eth0", "down")
+        client.run(ip, "addr", "flush", "dev", "eth0")
+        client.run(ip, "addr", "add", f"{_LAN}.{_MOVED}/24", "dev", "eth0")
+        client.run(ip, "link", "set", "eth0", "up")
+        client.run(ip, "route", "add", "default", "via", f"{_LAN}.1")
 
 
 @contextmanager

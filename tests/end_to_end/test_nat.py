@@ -74,3 +74,23 @@ def test_pages_talk_from_home_to_home(network: Network, browsers: tuple[Browser,
             [stats] = visitor.call_stats()
             assert "relay" in {stats.local, stats.remote}, stats
             assert visitor.complaints == []
+
+
+@pytest.mark.parametrize("symmetric", [False])
+def test_a_call_goes_on_in_another_network(network: Network, browsers: tuple[Browser, Browser], tmp_path: Path) -> None:
+    """As where a phone leaves the wifi: the address is gone, and after a moment there is another one."""
+    with secured(network, tmp_path) as server:
+        url = page_url(server)
+        contexts = [browser.new_context() for browser in browsers]
+        ada, ben = (Visitor.arrive(context, url, IceChoice(policy="all")) for context in contexts)
+        ben.page.goto(ada.create_tavern("Friday night"))
+        ada.join("Ada")
+        ben.join("Ben")
+        for visitor, other in ((ada, "Ben"), (ben, "Ada")):
+            visitor.sees_connected(other)
+            visitor.hears_more()
+        network.move(0)
+        for visitor, other in ((ada, "Ben"), (ben, "Ada")):
+            visitor.hears_more()
+            visitor.page.locator("#connection").wait_for(state="hidden")
+            visitor.sees_connected(other)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+import shlex
+import shutil
 import struct
+import subprocess
 import wave
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -14,6 +19,7 @@ from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from tests.end_to_end.browser import IceChoice, Visitor, chromium
 from tests.end_to_end.server import RunningServer, running_server
+from tests.node import node_programs
 
 pytestmark = pytest.mark.end_to_end
 
@@ -122,6 +128,12 @@ def browser(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def pair(server: RunningServer, browser: Browser) -> Iterator[Pair]:
+    with in_a_call(server, browser) as made:
+        yield made
+
+
+@contextmanager
+def in_a_call(server: RunningServer, browser: Browser) -> Iterator[Pair]:
     """A steady tone is noise to a browser: it is asked not to suppress it."""
     contexts = [browser.new_context() for _ in range(2)]
     for context in contexts:
@@ -232,3 +244,37 @@ def test_another_microphone_is_used_at_once_and_the_sound_goes_on(pair: Pair) ->
     pair.ada.until("JSON.parse(localStorage.getItem('tavern.audio')).input !== ''", "what was chosen is remembered")
     assert pair.ada.page.evaluate("window.keptConnections.length") == 1
     pair.ben.hears_more()
+
+
+def test_where_the_server_has_the_model_noise_is_taken_out_by_it(browser: Browser, tmp_path: Path) -> None:
+    """A steady tone is noise to RNNoise. The model is fetched as it is for an image, and is no part of the program."""
+    source = Path(__file__).parents[2]
+    copy = tmp_path / "src"
+    shutil.copytree(source / "src", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    _node, npm = node_programs()
+    starter = tmp_path / "npm"
+    starter.write_text(f'#!/bin/sh\nexec {shlex.join(npm)} "$@"\n')
+    starter.chmod(0o755)
+    fetched = subprocess.run(
+        [source / "scripts" / "fetch-noise-model", copy / "tavern" / "web" / "static" / "noise"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert fetched.returncode == 0, fetched.stderr
+    with running_server({"PYTHONPATH": str(copy)}) as server, in_a_call(server, browser) as pair:
+        usual = pair.hears()
+        page = pair.ada.page
+        page.locator("#audio summary").click()
+        page.get_by_label("Noise suppression").select_option("rnnoise")
+        pair.ben.until(f"window.heard().level < {usual / 3}", "less noise")
+        page.get_by_label("Noise suppression").select_option("off")
+        pair.hears()
+
+
+def test_without_the_model_it_is_not_offered(pair: Pair) -> None:
+    page = pair.ada.page
+    page.locator("#audio summary").click()
+    offered = page.get_by_label("Noise suppression").locator("option").all_inner_texts()
+    assert offered == ["The browser\u2019s own", "None"]

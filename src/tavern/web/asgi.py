@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mimetypes
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any
@@ -33,7 +33,7 @@ _PAGE_HEADERS = {
     "cache-control": "no-cache",
 }
 _MAY_BE_MISSING = "noise/"
-"""The noise model, which is not part of the program: the page asks whether it is there."""
+"""The noise model, which is not part of the program (scripts/fetch-noise-model): the page asks whether it is there."""
 _MEDIA_TYPES = {".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml", ".html": "text/html; charset=utf-8"}
 
 _EXPOSITION_TYPES = ("text/plain", "application/openmetrics-text")
@@ -64,6 +64,12 @@ class _File:
 def make_app(health: Health) -> ASGIApp:
     """The ASGI application. The page's files are read now, once."""
     page = _load_page()
+    page_headers = dict(_PAGE_HEADERS)
+    if any(path.startswith(_MAY_BE_MISSING) for path in page):
+        # To compile it; nothing else is, and no script gets more by it.
+        policy = page_headers["content-security-policy"]
+        allowed = policy.replace("script-src 'self'", "script-src 'self' 'wasm-unsafe-eval'")
+        page_headers["content-security-policy"] = allowed
 
     async def get_health(_request: Request) -> Response:
         if health.draining():
@@ -87,7 +93,7 @@ def make_app(health: Health) -> ASGIApp:
         return JSONResponse(health.metrics(), headers={"vary": "accept"})
 
     async def get_page(request: Request) -> Response:
-        return _answer_file(request, page.get("index.html"))
+        return _answer_file(request, page.get("index.html"), page_headers)
 
     async def get_qr(request: Request) -> Response:
         secure = "secure" in request.query_params
@@ -101,7 +107,7 @@ def make_app(health: Health) -> ASGIApp:
         path = request.path_params["path"]
         if path not in page and path.startswith(_MAY_BE_MISSING):
             return Response(status_code=204, headers=_PAGE_HEADERS)
-        return _answer_file(request, page.get(path))
+        return _answer_file(request, page.get(path), page_headers)
 
     app = Starlette(
         routes=[
@@ -119,10 +125,10 @@ def make_app(health: Health) -> ASGIApp:
     return app
 
 
-def _answer_file(request: Request, file: _File | None) -> Response:
+def _answer_file(request: Request, file: _File | None, page_headers: Mapping[str, str]) -> Response:
     if file is None:
         return PlainTextResponse("Not Found", status_code=404)
-    headers = {**_PAGE_HEADERS, "etag": file.etag}
+    headers = {**page_headers, "etag": file.etag}
     if request.headers.get("if-none-match") == file.etag:
         return Response(status_code=304, headers=headers)
     return Response(file.content, media_type=file.media_type, headers=headers)

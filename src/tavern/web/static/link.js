@@ -117,7 +117,11 @@ export class Link {
     this.#deal(async () => {
       if (!(await this.#trusts("offer", sdp, signature))) return;
       const { self, peer } = this.#options;
-      if (this.#pair?.unanswered && self < peer) return; // ours counts; the other side yields to it
+      if (this.#pair?.unanswered && self < peer) {
+        // Ours counts; the other side yields to it, if it has come there.
+        this.#pair.offerAgain();
+        return;
+      }
       if (this.#pair?.isOf(sdp)) this.#pair.answer(sdp, this.#options.track); // it looks for another way
       else {
         this.#begin("no-path", (pair) => {
@@ -338,7 +342,7 @@ export class Link {
    * @returns {Promise<boolean>}
    */
   async #works(relayHolds) {
-    if (this.#connectedAt === Infinity || this.#pair?.state !== "connected") return false;
+    if (this.#connectedAt === Infinity || this.#pair?.state !== "connected" || this.#pair.unanswered) return false;
     return relayHolds || (await this.stats())?.path === "direct";
   }
 

@@ -98,6 +98,12 @@ export class Pair {
     return known !== "" && known === fingerprintsOf(sdp).join();
   }
 
+  /** Our offer, which waits for its answer, once more: it may have been lost with somebody's connection. */
+  offerAgain() {
+    const sdp = this.#connection.localDescription?.sdp;
+    if (this.unanswered && this.#described && sdp !== undefined) this.#options.onDescription("offer", withVoiceOpus(sdp));
+  }
+
   /** What is written goes over the same connection from now on; the offer for it is ours. */
   openText() {
     if (this.#text !== null || this.#closed) return;

@@ -17,6 +17,10 @@ import { stateAtFirst, Store, wireIdentity } from "./state.js";
 import { strings } from "./strings.js";
 import { Visit } from "./visit.js";
 
+/** Browsers tell of one change of network in several ways. */
+const CHANGE_MS = 300;
+/** A connection to the server that is gone with its network is not waited for as long as a slow one. */
+const CHANGED_ANSWER_MS = 4_000;
 /** Errors that nobody has to hear of. */
 const NO_MATTER = new Set([
   // Somebody left while a message was on its way.
@@ -33,6 +37,9 @@ export class Session {
   #visit;
   #call;
   #proof;
+  #renewAtAnswer = false;
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  #changeTimer;
   /** What lets us into a locked tavern. @type {{tavernId: string, token: string} | null} */
   #invitation = null;
 
@@ -85,8 +92,12 @@ export class Session {
 
   /** There is another network than before, so that packets may have to go another way. */
   networkChanged() {
-    this.wake();
-    void this.#call.mesh.renew({ unlessConnected: false });
+    clearTimeout(this.#changeTimer);
+    this.#changeTimer = setTimeout(() => {
+      this.#renewAtAnswer = true; // before, offers would go into a connection that may be gone with its network
+      if (this.state.connection === "waiting") this.#signaling.connect();
+      else this.#signaling.probe({ type: "get-ice-servers" }, CHANGED_ANSWER_MS);
+    }, CHANGE_MS);
   }
 
   /** Here rather than there: takes the session back from the page that replaced this one, and goes on with its call. */
@@ -223,6 +234,14 @@ export class Session {
 
   /** @param {ServerMessage} message */
   #receive(message) {
+    this.#take(message);
+    if (!this.#renewAtAnswer || !this.state.call?.joined) return;
+    this.#renewAtAnswer = false;
+    void this.#call.mesh.renew({ unlessConnected: false });
+  }
+
+  /** @param {ServerMessage} message */
+  #take(message) {
     switch (message.type) {
       case "welcome":
         return void this.#proof.welcomed(message);

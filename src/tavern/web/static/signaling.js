@@ -92,13 +92,14 @@ export class Signaling {
    * Asks something that the server answers at once, and gives the connection up for dead if nothing comes at all.
    *
    * @param {ClientMessage} message
+   * @param {number} [withinMs]
    */
-  probe(message) {
+  probe(message, withinMs = ANSWER_MS) {
     this.send(message);
     const socket = this.#socket;
-    if (this.#answerTimer === undefined && this.#state === "open" && socket) {
-      this.#answerTimer = setTimeout(() => this.#lost(socket), ANSWER_MS);
-    }
+    if (this.#state !== "open" || !socket || (this.#answerTimer !== undefined && withinMs === ANSWER_MS)) return;
+    clearTimeout(this.#answerTimer);
+    this.#answerTimer = setTimeout(() => this.#lost(socket), withinMs);
   }
 
   /**
