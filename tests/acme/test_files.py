@@ -89,3 +89,17 @@ def test_a_data_directory_that_cannot_be_written_is_named(tmp_path: Path) -> Non
 
 def test_each_key_is_new() -> None:
     assert key_pem(new_key()) != key_pem(new_key())
+
+
+def test_failures_are_remembered_until_there_is_a_certificate(tmp_path: Path) -> None:
+    files = CertificateFiles(tmp_path / "acme", "tavern.example.com")
+    assert files.failures() == []
+    for at in range(20):
+        files.note_failure(float(at))
+    assert files.failures() == [float(at) for at in range(12, 20)]
+    files.forget_failures()
+    files.forget_failures()
+    assert files.failures() == []
+    for broken in (b"", b"{", b"{}", b'["x"]'):
+        files._failures.write_bytes(broken)
+        assert files.failures() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import ssl
 import time
 from collections.abc import Callable
@@ -135,21 +136,46 @@ async def test_an_authority_that_is_away_costs_nothing_but_a_line(
     nursery.cancel_scope.cancel()
 
 
+async def test_after_a_restart_it_waits_where_it_has_failed_too_often_unless_it_is_asked(
+    nursery: trio.Nursery, pebble: Pebble, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    away = attrs.evolve(pebble, directory_url="https://localhost:9/dir")
+    files = CertificateFiles.beside(tmp_path, away.directory_url, DOMAIN)
+    files.prepare()
+    said = ["certificate-not-obtained"] * 2 + ["certificate-waits", "certificate-not-obtained"]
+    with caplog.at_level(logging.WARNING):
+        for count in (1, 2, 3):
+            async with trio.open_nursery() as life:
+                renewal = Renewal(files, Challenges(), away.directory_url)
+                life.start_soon(renewal.run)
+                await until(lambda count=count: len(caplog.records) == count)  # type: ignore[misc]
+                if count == 3:
+                    renewal.look_now()
+                    await until(lambda: len(caplog.records) == 4)
+                await until(lambda count=count: len(files.failures()) == count)  # type: ignore[misc]
+                life.cancel_scope.cancel()
+    assert [record.getMessage() for record in caplog.records] == said
+
+
 async def test_who_looks_during_an_attempt_has_another_one(
     nursery: trio.Nursery, pebble: Pebble, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The reason may have been mended after the attempt met it."""
-    away = attrs.evolve(pebble, directory_url="https://localhost:9/dir")
-    files = CertificateFiles.beside(tmp_path, away.directory_url, DOMAIN)
-    files.prepare()
-    renewal = Renewal(files, Challenges(), away.directory_url)
-    with caplog.at_level(logging.WARNING):
-        nursery.start_soon(renewal.run)
-        await trio.testing.wait_all_tasks_blocked()  # a thread asks
-        assert not caplog.records
-        renewal.look_now()
-        await until(lambda: len(caplog.records) == 2)
-    nursery.cancel_scope.cancel()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(5)
+        away = attrs.evolve(pebble, directory_url=f"https://localhost:{listener.getsockname()[1]}/dir")
+        files = CertificateFiles.beside(tmp_path, away.directory_url, DOMAIN)
+        files.prepare()
+        renewal = Renewal(files, Challenges(), away.directory_url)
+        with caplog.at_level(logging.WARNING):
+            nursery.start_soon(renewal.run)
+            asked, _ = await trio.to_thread.run_sync(listener.accept)
+            renewal.look_now()
+            asked.close()
+            again, _ = await trio.to_thread.run_sync(listener.accept)
+            again.close()
+            await until(lambda: len(caplog.records) == 2)
+        nursery.cancel_scope.cancel()
 
 
 def test_the_account_is_the_same_as_long_as_its_key_is(pebble: Pebble, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 import tempfile
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ from tavern.acme.schedule import renewal_due_at
 from tavern.errors import StartupError
 from tavern.store.files import FILE_MODE, create_private_directories, taking_the_place_of
 
+_MAX_FAILURES = 8  # more than are counted
 _PLACEHOLDER_DAYS = 3650
 _PLACEHOLDER_NAME = "no certificate yet: Tavern is asking for one"
 
@@ -81,6 +83,26 @@ class CertificateFiles:
         self._put(path, key_pem(made))
         return made
 
+    def failures(self) -> list[float]:
+        """When the last tries to get a certificate failed, in seconds since the epoch; of those since one was got."""
+        try:
+            found = json.loads(self._failures.read_bytes())
+        except (FileNotFoundError, ValueError):
+            return []
+        return sorted(at for at in found if isinstance(at, int | float)) if isinstance(found, list) else []
+
+    def note_failure(self, at: float) -> None:
+        """One more, which counts after a restart as well."""
+        self._put(self._failures, json.dumps([*self.failures(), at][-_MAX_FAILURES:]).encode())
+
+    def forget_failures(self) -> None:
+        """One was got."""
+        self._failures.unlink(missing_ok=True)
+
+    @property
+    def _failures(self) -> Path:
+        return self.directory / f"{self.domain}.failures.json"
+
     def chain_pem(self) -> bytes:
         """The certificates in the file, without the key."""
         certificates = x509.load_pem_x509_certificates(self.certificate.read_bytes())
@@ -93,10 +115,10 @@ class CertificateFiles:
             return None
         return renewal_due_at(certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp())
 
-    def _put(self, path: Path, pem: bytes) -> None:
+    def _put(self, path: Path, content: bytes) -> None:
         create_private_directories(self.directory)
         with taking_the_place_of(path, FILE_MODE) as temporary:
-            temporary.write_bytes(pem)
+            temporary.write_bytes(content)
 
     def _is_usable(self) -> bool:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, closing, nullcontext
+from contextlib import AbstractContextManager, asynccontextmanager, closing, nullcontext, suppress
 from datetime import timedelta
 from functools import partial
 from typing import TypeVar
@@ -15,7 +15,7 @@ import trio
 
 from tavern.acme.authority import METHODS, TLS, Authority, Challenge, ChallengeFailed, OrderFailed
 from tavern.acme.files import CertificateFiles, key_pem, new_key, self_signed, server_context
-from tavern.acme.schedule import CHECK_INTERVAL_S, retry_delay_s
+from tavern.acme.schedule import CHECK_INTERVAL_S, retry_delay_s, wait_s
 from tavern.logs import log_event
 from tavern.web.challenges import ACME_PROTOCOL, Challenges
 
@@ -45,6 +45,7 @@ class Renewal:
     async def run(self) -> None:
         """Until cancelled. What fails is logged and tried again: the certificate stays as it is."""
         failures = 0
+        await self._wait_after_restart()
         while True:
             # Before the attempt: who says meanwhile that something was mended may have come too late for it.
             self._look = trio.Event()
@@ -53,6 +54,7 @@ class Renewal:
                 due_in_s = await self._due_in_s()
                 if due_in_s <= 0:
                     await self._obtain()
+                    await _in_thread(self.files.forget_failures)
                 else:
                     delay_s = min(due_in_s, CHECK_INTERVAL_S)
                 failures = 0
@@ -62,6 +64,16 @@ class Renewal:
                 reason = error if isinstance(error, OrderFailed | OSError) else repr(error)
                 told = {"domain": self.files.domain, "again_in_s": int(delay_s), "reason": reason}
                 log_event(_log, logging.WARNING, "certificate-not-obtained", **told)
+                with suppress(OSError):  # a full disk, say: it would only be asked for sooner after a restart
+                    await _in_thread(self.files.note_failure, self.now())
+            with trio.move_on_after(delay_s):
+                await self._look.wait()
+
+    async def _wait_after_restart(self) -> None:
+        """For as long as the authority would take one more failure amiss, unless somebody asks for another try."""
+        delay_s = wait_s(await _in_thread(self.files.failures), self.now())
+        if delay_s > 0:
+            log_event(_log, logging.WARNING, "certificate-waits", domain=self.files.domain, again_in_s=int(delay_s))
             with trio.move_on_after(delay_s):
                 await self._look.wait()
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 CHECK_INTERVAL_S = 6 * 3600.0
 """How often a certificate is looked at, and the authority asked whether it wishes it renewed early (RFC 9773)."""
 
 FIRST_RETRY_S = 1800.0
 """A failed try costs two failed validations, and Let's Encrypt takes five an hour for one name."""
+
+HOUR_S = 3600.0
+TRIES_AN_HOUR = 2
+"""Over restarts as well, for the same reason: who is started again and again asks no more often."""
 
 LAST_RETRY_S = 12 * 3600.0
 
@@ -17,6 +23,12 @@ REMAINING_PART = 3
 def renewal_due_at(not_before: float, not_after: float) -> float:
     """From then on a certificate of this validity is renewed."""
     return not_after - (not_after - not_before) / REMAINING_PART
+
+
+def wait_s(failed_at: Sequence[float], now: float) -> float:
+    """How long to wait before one more try, after those that failed then, in ascending order."""
+    latest = [at for at in failed_at if now - HOUR_S < at <= now][-TRIES_AN_HOUR:]
+    return latest[0] + HOUR_S - now if len(latest) == TRIES_AN_HOUR else 0.0
 
 
 def retry_delay_s(failures: int) -> float:
