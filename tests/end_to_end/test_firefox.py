@@ -36,6 +36,7 @@ async def test_pages_talk(firefox: str, way: Way) -> None:
         await ben.type("#display-name", f"Ben{ENTER}")
         for page in (ada, ben):
             await page.until("document.querySelector('.person[data-state=\"connected\"]') !== null")
+            await page.until("document.querySelector('.person[data-trust=\"verified\"]') !== null")
             await hears_more(page)
             [stats] = await page.evaluate(f"({CALL_STATS})()")
             assert (stats["local"], stats["remote"], stats["relayProtocol"]) == ("relay", "relay", way.transport)
