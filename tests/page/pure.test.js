@@ -14,7 +14,8 @@ import {
 import { parseVisited, withVisit } from "../../src/tavern/web/static/memory.js";
 import { hueOf, initialOf } from "../../src/tavern/web/static/people.js";
 import { strings } from "../../src/tavern/web/static/strings.js";
-import { firstWithRoom, isGlyph, peopleIn } from "../../src/tavern/web/static/view-tavern.js";
+import { firstWithRoom, peopleIn } from "../../src/tavern/web/static/channel-people.js";
+import { isGlyph } from "../../src/tavern/web/static/view-tavern.js";
 
 const ID = "3f2b8c1e-9a47-4d55-8f10-0c2d7e9b6a31";
 

@@ -6,7 +6,6 @@
  * @typedef {import("./messages.js").Peer} Peer
  * @typedef {import("./mesh.js").Place} Place
  * @typedef {import("./signaling.js").Signaling} Signaling
- * @typedef {import("./state.js").Member} Member
  * @typedef {import("./state.js").Seat} Seat
  * @typedef {import("./state.js").Store} Store
  *
@@ -19,15 +18,15 @@
  * @property {() => void} onMoved we are somewhere else now, or nowhere
  */
 
-import { keyOfName, pinName, signers, volumeOf } from "./memory.js";
+import { describe } from "./diagnostics.js";
+import { signers } from "./memory.js";
 import { Mesh } from "./mesh.js";
-import { safetyNumber } from "./safety.js";
+import { Recognition } from "./recognition.js";
+import { Returning } from "./returning.js";
 import { Sound } from "./sound.js";
-import { wireIdentity } from "./state.js";
+import { memberAtFirst, wireIdentity } from "./state.js";
 import { Vouching } from "./vouching.js";
 
-/** For so long the server lets people come back after its restart. */
-const AWAIT_MS = 60_000;
 /** What is shown of what was written. */
 const MOST_WRITTEN = 200;
 /** How often it is looked how the connections do. */
@@ -38,6 +37,8 @@ const SLOWER_MS = 3_000;
 export class Call {
   sound;
   mesh;
+  people;
+  #returning;
   #store;
   #signaling;
   #ice;
@@ -56,13 +57,6 @@ export class Call {
   #wanted = null;
   /** The call that another page took over. @type {Seat | null} */
   #replaced = null;
-  /** Brings us back to our place once, after the connection was lost. @type {string | null} */
-  #token = null;
-  /** After a restart of the server: others may still come back to connections that work. */
-  /** @type {ReturnType<typeof setTimeout> | undefined} */
-  #awaitTimer;
-  /** @type {Set<string>} */
-  #awaited = new Set();
 
   /** @param {CallOptions} options */
   constructor({ store, signaling, ice, proven, invitation, onMoved }) {
@@ -72,12 +66,13 @@ export class Call {
     this.#onMoved = onMoved;
     this.#proven = proven;
     this.#invitation = invitation;
+    this.people = new Recognition(store);
     this.sound = new Sound(store, (track) => this.mesh.setTrack(track));
     const { identity } = store.state;
     this.mesh = new Mesh({
       self: identity?.publicKeyHex ?? "",
       vouching: new Vouching({ self: identity?.publicKeyHex ?? "", sign: identity?.sign ?? null, signers }),
-      onTrust: (peer, trust) => void this.#trusted(peer, trust),
+      onTrust: (peer, trust) => void this.people.trusted(peer, trust),
       stream: this.sound.voice,
       send: (message) => signaling.send(message),
       drop: (target) => signaling.drop(target),
@@ -89,6 +84,7 @@ export class Call {
       onText: (peer, text) => this.#write(peer, store.state.members.get(peer)?.displayName ?? "", text),
       onReads: (peer, reads) => store.changeMember(peer, { reads }),
     });
+    this.#returning = new Returning({ store, send: (message) => signaling.send(message), mesh: this.mesh });
   }
 
   /** Where we are to be: asked for just now, or lost with the connection. */
@@ -157,26 +153,17 @@ export class Call {
   }
 
   /**
-   * Asks for the place that was lost with the connection, whatever becomes of it.
+   * Asks for the place that was lost with the connection.
    *
    * @returns {boolean} whether there is one to ask for
    */
   resume() {
-    const token = this.#token;
-    this.#token = null;
-    if (token === null || this.#wanted || this.#store.state.call?.joined !== false) return false;
-    this.#signaling.send({ type: "resume", token });
-    return true;
+    return this.#returning.ask(!this.#wanted && this.#store.state.call?.joined === false);
   }
 
   /** @param {string} token */
   tokenGiven(token) {
-    if (this.#store.state.call) this.#token = token;
-  }
-
-  /** Our place is gone: we ask to be let in as anybody. */
-  resumeFailed() {
-    void this.enter();
+    if (this.#store.state.call) this.#returning.tokenGiven(token);
   }
 
   /**
@@ -188,19 +175,16 @@ export class Call {
    *   come back as we do
    */
   async resumed(place, peers, continued) {
-    const { call, members, identity } = this.#store.state;
+    const { call, identity } = this.#store.state;
     if (!call || !isIn(call, place)) {
       this.#notWanted(place);
       return;
     }
     this.#store.change({ call: { ...call, joined: true }, joining: null });
-    const here = new Set(peers.map(({ publicKeyHex }) => publicKeyHex));
-    const missing = [...members.keys()].filter((key) => !here.has(key));
-    if (continued) this.#forget(missing);
-    else this.#await(missing);
+    this.#returning.compare(peers, continued);
     await this.#ice.fresh();
     const others = peers.filter(({ publicKeyHex }) => publicKeyHex !== identity?.publicKeyHex);
-    for (const peer of others) await this.#greet(peer, continued);
+    for (const peer of others) await this.#returning.greet(peer, continued);
     this.#onMoved();
   }
 
@@ -213,40 +197,7 @@ export class Call {
   async peerResumed(place, peer) {
     if (!this.#isHere(place) || peer.publicKeyHex === this.#store.state.identity?.publicKeyHex) return;
     await this.#ice.fresh();
-    await this.#greet(peer, false);
-  }
-
-  /**
-   * Somebody is there whom we may know already.
-   *
-   * @param {Peer} peer
-   * @param {boolean} relayHolds whether what is relayed by the server still is
-   */
-  async #greet(peer, relayHolds) {
-    const key = peer.publicKeyHex;
-    this.#awaited.delete(key);
-    if (this.#store.state.members.has(key)) {
-      this.#store.changeMember(key, { displayName: peer.displayName, tag: peer.tag });
-      await this.mesh.renew({ unlessConnected: true, relayHolds, peer: key });
-    } else {
-      this.#store.setMember(memberAtFirst(peer));
-      this.mesh.peerJoined(key);
-    }
-  }
-
-  /** @param {Iterable<string>} peers */
-  #forget(peers) {
-    for (const peer of peers) {
-      this.mesh.peerLeft(peer);
-      this.#store.removeMember(peer);
-    }
-  }
-
-  /** @param {string[]} peers are kept for as long as they may come back */
-  #await(peers) {
-    this.#awaited = new Set(peers);
-    clearTimeout(this.#awaitTimer);
-    this.#awaitTimer = setTimeout(() => this.#forget(this.#awaited), AWAIT_MS);
+    await this.#returning.greet(peer, false);
   }
 
   /** Asks to be let in, with credentials for the relay at hand. Without a connection the next `open` comes back to it. */
@@ -347,7 +298,7 @@ export class Call {
    */
   peerJoined(place, peer) {
     if (!this.#isHere(place) || peer.publicKeyHex === this.#store.state.identity?.publicKeyHex) return;
-    this.#awaited.delete(peer.publicKeyHex);
+    this.#returning.seen(peer.publicKeyHex);
     this.#store.setMember(memberAtFirst(peer));
     this.mesh.peerJoined(peer.publicKeyHex);
   }
@@ -362,17 +313,6 @@ export class Call {
     this.#store.removeMember(peer);
   }
 
-  /**
-   * Somebody has another name.
-   *
-   * @param {string} peer
-   * @param {string} displayName
-   */
-  renamed(peer, displayName) {
-    if (displayName) this.#store.changeMember(peer, { displayName });
-    this.#compareName(peer);
-  }
-
   /** @param {boolean} hidden our address, from now on: the pairs there are begin anew */
   hide(hidden) {
     const { call } = this.#store.state;
@@ -383,26 +323,9 @@ export class Call {
     void this.enter();
   }
 
-  /** @returns {Promise<string>} what helps to find out why it does not work, to be read by people; no address is in it */
+  /** @returns {Promise<string>} see `describe` */
   async diagnostics() {
-    const { call, members, connection, audio, microphone, listening, hidden } = this.#store.state;
-    const stats = new Map(await this.mesh.stats());
-    const about = {
-      at: new Date().toISOString(),
-      browser: navigator.userAgent,
-      server: { connection, joined: call?.joined ?? null, relays: this.#ice.current.flatMap(({ urls }) => urls) },
-      microphone: { trouble: microphone, listening, mode: audio.mode, noise: audio.noise },
-      hidden,
-      peers: [...members.values()].map(({ publicKeyHex, state, trouble, trust, reads }) => ({
-        key: publicKeyHex.slice(0, 8),
-        state,
-        trouble,
-        trust,
-        reads,
-        ...stats.get(publicKeyHex),
-      })),
-    };
-    return JSON.stringify(about, null, 2);
+    return describe(this.#store.state, await this.mesh.stats(), this.#ice.current);
   }
 
   /**
@@ -426,38 +349,6 @@ export class Call {
     const { written } = this.#store.state;
     const number = (written.at(-1)?.number ?? 0) + 1;
     this.#store.change({ written: [...written, { number, key, name, text, at: Date.now(), own }].slice(-MOST_WRITTEN) });
-  }
-
-  /** @param {string} peer */
-  confirmName(peer) {
-    const member = this.#store.state.members.get(peer);
-    if (!member) return;
-    pinName(member.displayName, peer);
-    this.#store.changeMember(peer, { otherBefore: false });
-  }
-
-  /**
-   * @param {string} peer
-   * @param {import("./vouching.js").Trust} trust
-   */
-  async #trusted(peer, trust) {
-    const self = this.#store.state.identity?.publicKeyHex ?? "";
-    this.#store.changeMember(peer, { trust });
-    this.#compareName(peer);
-    this.#store.changeMember(peer, { safety: trust === "verified" ? await safetyNumber(self, peer) : null });
-  }
-
-  /**
-   * Whether this name was another key's before. A name is taken for a key's own once the key has signed with it.
-   *
-   * @param {string} peer
-   */
-  #compareName(peer) {
-    const member = this.#store.state.members.get(peer);
-    if (!member || member.trust === null) return;
-    const known = keyOfName(member.displayName);
-    if (known === null && member.trust === "verified") pinName(member.displayName, peer);
-    this.#store.changeMember(peer, { otherBefore: known !== null && known !== peer });
   }
 
   /** How the connections do, now and then again while there is a call. */
@@ -492,8 +383,7 @@ export class Call {
     this.#wanted = null;
     clearTimeout(this.#slowTimer);
     clearTimeout(this.#lookTimer);
-    clearTimeout(this.#awaitTimer);
-    this.#token = null;
+    this.#returning.stop();
     this.mesh.close();
     this.sound.stop();
     this.#store.change({
@@ -516,13 +406,4 @@ export class Call {
  */
 function isIn({ tavern, channelId }, place) {
   return tavern.id === place.tavernId && channelId === place.channelId;
-}
-
-/**
- * @param {Peer} peer
- * @returns {Member}
- */
-function memberAtFirst(peer) {
-  const unknown = { trust: null, safety: null, otherBefore: false, stats: null, reads: false };
-  return { ...peer, ...unknown, volume: volumeOf(peer.publicKeyHex), state: "connecting", trouble: null, speaking: false };
 }

@@ -181,7 +181,7 @@ export class Session {
    * @param {string} peer
    */
   confirmName(peer) {
-    this.#call.confirmName(peer);
+    this.#call.people.confirmName(peer);
   }
 
   /** In a call without a microphone: ask for it again. */
@@ -285,7 +285,7 @@ export class Session {
       case "peer-left-channel":
         return this.#call.peerLeft(message, message.publicKeyHex);
       case "peer-identity-updated":
-        return this.#call.renamed(message.peerId, message.identity.displayName?.trim() || message.identity.tag);
+        return this.#call.people.renamed(message.peerId, message.identity.displayName?.trim() || message.identity.tag);
       case "offer":
         return this.#call.mesh.receiveOffer(message.from, message.sdp, message.signature);
       case "answer":
@@ -314,7 +314,8 @@ export class Session {
     if ((code === "tavern-locked" || code === "banned") && this.#visit.watchRefused()) return;
     if (code === "resume-failed") {
       this.#proof.opened();
-      return this.#call.resumeFailed();
+      void this.#call.enter();
+      return;
     }
     const goal = this.#call.goal;
     this.#store.change({ creating: false });

@@ -56,6 +56,7 @@
  */
 
 import { SETTINGS_AT_FIRST } from "./audio-settings.js";
+import { volumeOf } from "./memory.js";
 
 /**
  * @param {{identity: Identity | null, displayName: string, notice: string | null,
@@ -90,6 +91,17 @@ export function stateAtFirst({ identity, displayName, notice, audio = SETTINGS_A
     soundBlocked: false,
     notice: notice === null ? null : { kind: "news", text: notice },
   };
+}
+
+/**
+ * Somebody in our channel of whom nothing has come yet.
+ *
+ * @param {Peer} peer
+ * @returns {Member}
+ */
+export function memberAtFirst(peer) {
+  const unknown = { trust: null, safety: null, otherBefore: false, stats: null, reads: false };
+  return { ...peer, ...unknown, volume: volumeOf(peer.publicKeyHex), state: "connecting", trouble: null, speaking: false };
 }
 
 /**
