@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import random
 import re
 import signal
 import socket
@@ -14,7 +15,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import attrs
@@ -29,6 +30,20 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
     with socket.socket(socket.AF_INET, kind) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def lasting_port() -> int:
+    """A port, of TCP and UDP, for a server that is started again on it: none that the kernel gives to anybody else."""
+    for _ in range(100):
+        port = random.randrange(20_000, 32_000)  # noqa: S311  below what it gives to clients
+        with ExitStack() as stack:
+            try:
+                for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+                    stack.enter_context(socket.socket(socket.AF_INET, kind)).bind(("", port))
+            except OSError:
+                continue
+        return port
+    raise AssertionError("no port is free below 32000")
 
 
 @attrs.define

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from tests.end_to_end.browser import Visitor, chromium, write_tone
-from tests.end_to_end.server import RunningServer, free_port, running_server
+from tests.end_to_end.server import RunningServer, lasting_port, running_server
 
 pytestmark = pytest.mark.end_to_end
 
@@ -122,7 +122,7 @@ def test_a_third_joins_and_a_new_channel_appears_once(arrive: Arrive, server: Ru
 
 
 def test_the_call_comes_back_with_the_server(arrive: Arrive, tmp_path: Path) -> None:
-    settings = {**SETTINGS, "PORT": str(free_port())}
+    settings = {**SETTINGS, "PORT": str(lasting_port())}
     with running_server(settings, tmp=tmp_path) as first:
         ada, ben = two_in_a_call(arrive, first)
         assert first.stop() == 0
@@ -137,7 +137,7 @@ def test_the_call_comes_back_with_the_server(arrive: Arrive, tmp_path: Path) -> 
 
 
 def test_a_tavern_that_a_restart_forgot_is_said_to_be_gone(arrive: Arrive) -> None:
-    settings = {**SETTINGS, "PORT": str(free_port())}
+    settings = {**SETTINGS, "PORT": str(lasting_port())}
     with running_server(settings) as first:
         ada = arrive(first.url)
         ada.create_tavern("Short-lived")

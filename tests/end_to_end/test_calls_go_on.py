@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Playwright, sync_playwright
 
 from tests.end_to_end.browser import RELAY_ONLY, IceChoice, Visitor, chromium, write_tone
-from tests.end_to_end.server import free_port, running_server
+from tests.end_to_end.server import lasting_port, running_server
 
 pytestmark = pytest.mark.end_to_end
 
@@ -50,7 +49,7 @@ def browser(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) ->
 @pytest.fixture
 def settings() -> dict[str, str]:
     """Of a server that is started again where it was."""
-    return {"PORT": str(free_port()), "TAVERN_TURN_PORT": str(free_port(socket.SOCK_DGRAM))}
+    return {"PORT": str(lasting_port()), "TAVERN_TURN_PORT": str(lasting_port())}
 
 
 def meet(browser: Browser, url: str, choice: IceChoice) -> tuple[Visitor, Visitor]:

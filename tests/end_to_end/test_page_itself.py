@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 from collections.abc import Iterator
@@ -109,8 +108,11 @@ def test_the_first_load_is_light_and_no_other_host_is_asked(server: RunningServe
     context.on("response", lambda answer: answers.append(answer))  # noqa: PLW0108  it keeps notes on its handlers
     ada = Visitor.arrive(context, server.url, DIRECT)
     ada.page.get_by_label("Its name").wait_for()
-    weight = sum(len(gzip.compress(answer.body())) for answer in answers if answer.status == 200)
+    weight = sum(int(answer.headers["content-length"]) for answer in answers if answer.status == 200)
     assert weight < FIRST_LOAD_BYTES
+    assert {answer.headers.get("content-encoding") for answer in answers if answer.url.endswith(".js")} == {"gzip"}
+    modules = [answer.url for answer in answers if answer.url.endswith(".js")]
+    assert len(modules) == len(set(modules)), "nothing is fetched twice"
     ada.create_tavern("Friday night")
     ada.join("Ada")
     for summary in ada.page.locator("summary:visible").all():

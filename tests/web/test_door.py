@@ -5,8 +5,10 @@ This is the contract with hypercorn's per-connection server, too, which is semi-
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
+import re
 import socket
 import ssl
 import struct
@@ -14,6 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -28,7 +31,7 @@ from tavern.client.websocket import open_websocket
 from tavern.metrics import Metrics
 from tavern.signaling.transport import ConnectionEnded, Transport
 from tavern.turn.five_tuple import FiveTuple
-from tavern.web import frames
+from tavern.web import asgi, frames
 from tavern.web.asgi import Health, make_app
 from tavern.web.door import Door
 from tavern.web.handshake import TlsSide
@@ -209,6 +212,27 @@ async def test_the_page_is_served_with_a_policy_that_lets_nothing_else_in(opened
     assert "unsafe" not in headers["content-security-policy"]
     again = await opened.exchange(get(path, f"If-None-Match: {headers['etag']}"))
     assert parse(again)[0] == 304
+
+
+@pytest.mark.parametrize("path", ["/", "/static/main.js"])
+async def test_the_page_is_compressed_for_who_takes_it_so(opened: OpenDoor, path: str) -> None:
+    _, plain_headers, plain = parse(await opened.exchange(get(path)))
+    _, headers, compressed = parse(await opened.exchange(get(path, "Accept-Encoding: br, gzip")))
+    assert headers["content-encoding"] == "gzip"
+    assert "accept-encoding" in headers["vary"] == plain_headers["vary"]
+    assert gzip.decompress(compressed) == plain
+    assert headers["etag"] != plain_headers["etag"]
+    matching = get(path, "Accept-Encoding: gzip", f"If-None-Match: {headers['etag']}")
+    assert parse(await opened.exchange(matching))[0] == 304
+    assert parse(await opened.exchange(get(path, f"If-None-Match: {headers['etag']}")))[0] == 200
+
+
+async def test_the_page_names_all_its_modules_at_once(opened: OpenDoor) -> None:
+    page = parse(await opened.exchange(get("/")))[2].decode()
+    named = set(re.findall(r'<link rel="modulepreload" href="/static/([^"]+)">', page))
+    static = {path.name for path in (Path(asgi.__file__).parent / "static").glob("*.js")}
+    # A classic script, and what runs where the samples are.
+    assert static - named == {"theme.js", "gate.js", "gate-worklet.js"}
 
 
 @pytest.mark.parametrize(
