@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Playwright, sync_playwright
+from playwright.sync_api import Browser
 
-from tests.end_to_end.browser import RELAY_ONLY, IceChoice, Visitor, chromium, write_tone
+from tests.end_to_end.browser import RELAY_ONLY, IceChoice, Visitor
 from tests.end_to_end.server import lasting_port, running_server
 
 pytestmark = pytest.mark.end_to_end
@@ -32,18 +31,6 @@ WATCH = """
   }, 100);
 }
 """
-
-
-@pytest.fixture(scope="module")
-def playwright() -> Iterator[Playwright]:
-    with sync_playwright() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def browser(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(playwright, tone=write_tone(tmp_path_factory.mktemp("sound") / "tone.wav")) as started:
-        yield started
 
 
 @pytest.fixture

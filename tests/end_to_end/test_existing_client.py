@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
-from tests.end_to_end.browser import UNTIL, IceChoice, Visitor, chromium, write_tone
-from tests.end_to_end.server import RunningServer, running_server
+from tests.end_to_end.browser import UNTIL, IceChoice, Visitor
+from tests.end_to_end.server import RunningServer
 
 pytestmark = pytest.mark.end_to_end
 
@@ -72,21 +70,6 @@ CHANNEL = """
   socket.onmessage = ({ data }) => resolve(JSON.parse(data).tavern.channels[0].id);
 })
 """
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with running_server({}) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with (
-        sync_playwright() as playwright,
-        chromium(playwright, tone=write_tone(tmp_path_factory.mktemp("sound") / "tone.wav")) as started,
-    ):
-        yield started
 
 
 def olga(browser: Browser, server: RunningServer, tavern_id: str) -> Page:

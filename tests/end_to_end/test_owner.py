@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Playwright, sync_playwright
+from playwright.sync_api import Browser, Playwright
 
-from tests.end_to_end.browser import IceChoice, Visitor, chromium, write_tone
+from tests.end_to_end.browser import IceChoice, Visitor, chromium
 from tests.end_to_end.server import RunningServer, running_server
 
 pytestmark = pytest.mark.end_to_end
 
 DIRECT = IceChoice(policy="all")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with running_server({}) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def playwright() -> Iterator[Playwright]:
-    with sync_playwright() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def tone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tone(tmp_path_factory.mktemp("sound") / "tone.wav")
-
-
-@pytest.fixture(scope="module")
-def browser(playwright: Playwright, tone: Path) -> Iterator[Browser]:
-    with chromium(playwright, tone=tone) as started:
-        yield started
 
 
 def arrive(browser: Browser, url: str) -> Visitor:

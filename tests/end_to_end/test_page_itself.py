@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Response, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Response
 
-from tests.end_to_end.browser import IceChoice, Visitor, chromium, write_tone
-from tests.end_to_end.server import RunningServer, running_server
+from tests.end_to_end.browser import IceChoice, Visitor
+from tests.end_to_end.server import RunningServer
 from tests.node import fetch_packages
 
 pytestmark = pytest.mark.end_to_end
@@ -21,21 +20,6 @@ DIRECT = IceChoice(policy="all")
 FIRST_LOAD_BYTES = 150_000
 PAGE_TESTS = Path(__file__).parents[1] / "page"
 THEMES = ("light", "dark", "retro", "contrast")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with running_server({}) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with (
-        sync_playwright() as playwright,
-        chromium(playwright, tone=write_tone(tmp_path_factory.mktemp("sound") / "tone.wav")) as started,
-    ):
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Playwright, WebSocketRoute, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, WebSocketRoute
 
-from tests.end_to_end.browser import IceChoice, Visitor, chromium, write_tone
-from tests.end_to_end.server import RunningServer, running_server
+from tests.end_to_end.browser import IceChoice, Visitor
+from tests.end_to_end.server import RunningServer
 
 pytestmark = pytest.mark.end_to_end
 
@@ -19,24 +19,6 @@ DIRECT = IceChoice(policy="all")
 OTHER_FINGERPRINT = "a=fingerprint:sha-256 " + ":".join(["AB"] * 32)
 
 Message = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with running_server({}) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def playwright() -> Iterator[Playwright]:
-    with sync_playwright() as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def browser(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(playwright, tone=write_tone(tmp_path_factory.mktemp("sound") / "tone.wav")) as started:
-        yield started
 
 
 def tampered_with(context: BrowserContext, change: Callable[[Message], Message]) -> None:

@@ -2,32 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from playwright.sync_api import Browser, Page, WebSocket, sync_playwright
+from playwright.sync_api import Browser, Page, WebSocket
 
-from tests.end_to_end.browser import IceChoice, Visitor, chromium, write_tone
-from tests.end_to_end.server import RunningServer, running_server
+from tests.end_to_end.browser import IceChoice, Visitor
+from tests.end_to_end.server import RunningServer
 
 pytestmark = pytest.mark.end_to_end
 
 DIRECT = IceChoice(policy="all")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with running_server({}) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with (
-        sync_playwright() as playwright,
-        chromium(playwright, tone=write_tone(tmp_path_factory.mktemp("sound") / "tone.wav")) as started,
-    ):
-        yield started
 
 
 def write(page: Page, text: str) -> None:
@@ -56,7 +39,7 @@ def test_three_write_to_each_other_and_the_server_hears_nothing(server: RunningS
     hostile = "<img src=x onerror=alert(1)> look: https://a.example/?q=1&r=2."
     write(ada.page, hostile)
     for other in others:
-        assert other.page.locator(".unread").inner_text() == "1 new"
+        other.page.locator(".unread", has_text="1 new").wait_for()
         other.page.locator("#text summary").click()
         other.page.locator(".unread").wait_for(state="hidden")
         line = other.page.locator(".log li")

@@ -13,6 +13,7 @@ export const LOUDEST = 2;
 const NAME = "tavern.displayName";
 const VISITED = "tavern.visited";
 const MOST_VISITED = 12;
+const THEME = "tavern.theme";
 const HIDDEN = "tavern.hidden";
 const AUDIO = "tavern.audio";
 const VOLUMES = "tavern.volumes";
@@ -109,9 +110,14 @@ export function rememberHidden(hidden) {
   set(HIDDEN, hidden ? "yes" : "");
 }
 
+/** @returns {string} */
+export function rememberedTheme() {
+  return get(THEME);
+}
+
 /** @param {string} theme read by theme.js */
 export function rememberTheme(theme) {
-  set("tavern.theme", theme);
+  set(THEME, theme);
 }
 
 /** The keys that have once signed. */

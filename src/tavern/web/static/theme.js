@@ -1,14 +1,21 @@
 /**
- * The colours that were chosen, before anything is drawn: a module would come after the first picture.
- *
- * @typedef {"system" | "light" | "dark" | "retro" | "contrast"} Theme
+ * The colours, before anything is drawn (a module would come after the first picture): as one has chosen, else as the
+ * system wishes. Chosen anew, which is told by the event "tavern-theme", they change at once.
  */
 {
-  let chosen = "";
-  try {
-    chosen = localStorage.getItem("tavern.theme") ?? "";
-  } catch {
-    // Storage is switched off: as the system.
-  }
-  if (["light", "dark", "retro", "contrast"].includes(chosen)) document.documentElement.dataset.theme = chosen;
+  const contrast = matchMedia("(prefers-contrast: more)");
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const apply = () => {
+    let chosen = "";
+    try {
+      chosen = localStorage.getItem("tavern.theme") ?? "";
+    } catch {
+      // Storage is switched off: as the system.
+    }
+    const wished = contrast.matches ? "contrast" : dark.matches ? "dark" : "light";
+    document.documentElement.dataset.theme = ["light", "dark", "retro", "contrast"].includes(chosen) ? chosen : wished;
+  };
+  apply();
+  for (const wish of [contrast, dark]) wish.addEventListener("change", apply);
+  document.addEventListener("tavern-theme", apply);
 }
