@@ -28,7 +28,8 @@ from tavern.metrics import Metrics
 from tavern.notify import notify
 from tavern.operations import Operations
 from tavern.readiness import Readiness
-from tavern.relay.service import Relay, RelayConfig
+from tavern.relay.config import RelayConfig
+from tavern.relay.service import Relay
 from tavern.signaling import ice
 from tavern.signaling.address_hashes import address_hash
 from tavern.signaling.entry import Rules

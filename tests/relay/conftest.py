@@ -15,8 +15,9 @@ import pytest
 import trio
 
 from tavern.addresses import SocketAddress
+from tavern.relay.config import RelayConfig
 from tavern.relay.data_paths import DataPathName
-from tavern.relay.service import Relay, RelayConfig
+from tavern.relay.service import Relay
 from tavern.store.base import Store
 from tavern.stun.attributes import decode_xor_address, encode_xor_address
 from tavern.stun.integrity import long_term_key

@@ -16,7 +16,8 @@ import trio
 from tavern.errors import StartupError
 from tavern.relay import control_queue, sockets
 from tavern.relay.addresses import interface_addresses, primary_ipv4, primary_ipv6
-from tavern.relay.service import Relay, RelayConfig
+from tavern.relay.config import RelayConfig
+from tavern.relay.service import Relay
 from tavern.stun.attributes import decode_xor_address
 from tavern.stun.message import AttributeType, MessageClass, Method, encode, parse
 from tavern.turn.forwarding import Forwarder
