@@ -107,7 +107,7 @@ def test_who_hides_is_reached_through_the_relay_alone(browser: Browser) -> None:
         page = ada.page
         page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         page.locator("#audio summary").click()
-        page.get_by_label("Hide my address").check()
+        page.locator("#hide").check()
         for visitor, other in ((ada, "Ben"), (ben, "Ada")):
             visitor.page.locator(".stats", has_text="through the relay").wait_for(state="attached")
             visitor.sees_connected(other)
@@ -121,4 +121,12 @@ def test_who_hides_is_reached_through_the_relay_alone(browser: Browser) -> None:
         assert "127.0.0.1" not in told
         page.reload()
         page.locator("#audio summary").click()
-        assert page.get_by_label("Hide my address").is_checked()
+        everywhere, here = page.locator("#hide"), page.locator("#hide-here")
+        assert everywhere.is_checked()
+        everywhere.uncheck()
+        here.check()
+        page.locator("#join").click()
+        ben.sees_connected("Ada")
+        page.locator(".stats", has_text="through the relay").wait_for(state="attached")
+        here.uncheck()
+        page.locator(".stats", has_text="direct").wait_for(state="attached")

@@ -19,7 +19,7 @@
  */
 
 import { describe } from "./diagnostics.js";
-import { signers } from "./memory.js";
+import { hidesIn, signers } from "./memory.js";
 import { Mesh } from "./mesh.js";
 import { Recognition } from "./recognition.js";
 import { Returning } from "./returning.js";
@@ -77,7 +77,7 @@ export class Call {
       send: (message) => signaling.send(message),
       drop: (target) => signaling.drop(target),
       iceServers: () => ice.fresh(),
-      relayOnly: () => store.state.hidden,
+      relayOnly: () => store.state.hidden || hidesIn(store.state.call?.tavern.id ?? ""),
       onState: (peer, state, trouble) => store.changeMember(peer, { state, trouble }),
       onTrack: (peer, track) => this.sound.play(peer, track),
       onGone: (peer) => this.sound.silence(peer),
@@ -313,10 +313,9 @@ export class Call {
     this.#store.removeMember(peer);
   }
 
-  /** @param {boolean} hidden our address, from now on: the pairs there are begin anew */
-  hide(hidden) {
+  /** Our address is hidden by now, or no longer: the pairs there are begin anew. */
+  beginAnew() {
     const { call } = this.#store.state;
-    this.#store.change({ hidden });
     if (!call?.joined) return;
     this.#signaling.send({ type: "leave-channel", tavernId: call.tavern.id, channelId: call.channelId });
     this.#store.change({ call: { ...call, joined: false } });

@@ -54,6 +54,7 @@ const view = new View(page, {
   leave: () => session.leave(),
   useMicrophone: () => void session.useMicrophone(),
   hide: (hidden) => session.hide(hidden),
+  hideHere: (hidden) => session.hideHere(hidden),
   diagnostics: () => session.diagnostics(),
   sendText: (text) => session.sendText(text),
   unblockSound: () => session.sound.unblock(),

@@ -13,6 +13,7 @@ export const LOUDEST = 2;
 const NAME = "tavern.displayName";
 const VISITED = "tavern.visited";
 const MOST_VISITED = 12;
+const HIDDEN_IN = "tavern.hiddenIn";
 const THEME = "tavern.theme";
 const HIDDEN = "tavern.hidden";
 const AUDIO = "tavern.audio";
@@ -108,6 +109,24 @@ export function remembersHidden() {
 /** @param {boolean} hidden */
 export function rememberHidden(hidden) {
   set(HIDDEN, hidden ? "yes" : "");
+}
+
+/**
+ * @param {string} tavernId
+ * @returns {boolean} whether the others in this tavern shall not learn our address
+ */
+export function hidesIn(tavernId) {
+  return parseEntries(get(HIDDEN_IN)).has(tavernId);
+}
+
+/**
+ * @param {string} tavernId
+ * @param {boolean} hidden
+ */
+export function rememberHidesIn(tavernId, hidden) {
+  const entries = withEntry(parseEntries(get(HIDDEN_IN)), tavernId, "");
+  if (!hidden) entries.delete(tavernId);
+  set(HIDDEN_IN, JSON.stringify([...entries]));
 }
 
 /** @returns {string} */

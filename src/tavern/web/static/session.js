@@ -10,7 +10,14 @@
 
 import { Call } from "./call.js";
 import { IceServers } from "./ice.js";
-import { rememberedName, rememberedSettings, rememberHidden, rememberName, remembersHidden } from "./memory.js";
+import {
+  rememberedName,
+  rememberedSettings,
+  rememberHidden,
+  rememberHidesIn,
+  rememberName,
+  remembersHidden,
+} from "./memory.js";
 import { Proof } from "./proof.js";
 import { Signaling } from "./signaling.js";
 import { stateAtFirst, Store, wireIdentity } from "./state.js";
@@ -200,7 +207,17 @@ export class Session {
   /** @param {boolean} hidden our address, from those we talk with */
   hide(hidden) {
     rememberHidden(hidden);
-    this.#call.hide(hidden);
+    this.#store.change({ hidden });
+    this.#call.beginAnew();
+  }
+
+  /** @param {boolean} hidden the same in the tavern looked at alone */
+  hideHere(hidden) {
+    const { tavernId, call } = this.state;
+    if (tavernId === null) return;
+    rememberHidesIn(tavernId, hidden);
+    this.#store.change({ hiddenHere: hidden });
+    if (call?.tavern.id === tavernId) this.#call.beginAnew();
   }
 
   /** @returns {Promise<string>} */

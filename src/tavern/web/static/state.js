@@ -44,6 +44,7 @@
  * @property {boolean} muted
  * @property {{tavernId: string, token: string} | null} invitation the last one that was made here
  * @property {boolean} hidden our address, from those we talk with
+ * @property {boolean} hiddenHere the same in the tavern looked at
  * @property {Written[]} written in the channel, since we came
  * @property {boolean} deafened
  * @property {boolean} pushing the key or button to talk is held
@@ -81,6 +82,7 @@ export function stateAtFirst({ identity, displayName, notice, audio = SETTINGS_A
     muted: false,
     invitation: null,
     hidden,
+    hiddenHere: false,
     written: [],
     deafened: false,
     pushing: false,

@@ -138,6 +138,7 @@ export const strings = {
     pushKey: "Key to hold:",
     pressKey: "Press a key…",
     hide: "Hide my address",
+    hideHere: "Hide my address in this tavern",
     hideHint: "Sound then goes through the server’s relay, and those you talk with do not learn where you are.",
     diagnostics: "Copy diagnostics",
     copied: "Copied.",

@@ -12,6 +12,7 @@ import { strings } from "./strings.js";
  * @typedef {object} AudioActions
  * @property {(changes: Partial<AudioSettings>) => void} setAudio
  * @property {(hidden: boolean) => void} hide
+ * @property {(hidden: boolean) => void} hideHere
  * @property {() => Promise<string>} diagnostics
  */
 
@@ -55,6 +56,12 @@ export class AudioView {
   #push;
   #capturing = false;
   #hidden = el("input", { type: "checkbox", id: "hide", onchange: () => this.#actions.hide(this.#hidden.checked) });
+  #hiddenHere = el("input", {
+    type: "checkbox",
+    id: "hide-here",
+    onchange: () => this.#actions.hideHere(this.#hiddenHere.checked),
+  });
+  #hereOnly = el("p", { class: "check" }, this.#hiddenHere, el("label", { for: "hide-here" }, words.hideHere));
   #copy = el(
     "button",
     { type: "button", class: "small", id: "diagnostics", onclick: () => void this.#copyDiagnostics() },
@@ -103,6 +110,7 @@ export class AudioView {
       this.#gate,
       this.#push,
       el("p", { class: "check" }, this.#hidden, el("label", { for: "hide" }, words.hide)),
+      this.#hereOnly,
       el("p", { class: "hint" }, words.hideHint),
       el("p", {}, this.#copy, this.#copied),
       el("h3", {}, words.shortcuts),
@@ -115,8 +123,10 @@ export class AudioView {
   }
 
   /** @param {import("./state.js").State} state */
-  update({ audio, devices, level, hidden }) {
+  update({ audio, devices, level, hidden, hiddenHere }) {
     this.#hidden.checked = hidden;
+    this.#hiddenHere.checked = hiddenHere;
+    show(this.#hereOnly, !hidden);
     offer(this.#input, devices.inputs, audio.input);
     offer(this.#output, devices.outputs, audio.output);
     this.#noise.select.value = audio.noise;

@@ -7,7 +7,7 @@
  * @typedef {import("./state.js").Store} Store
  */
 
-import { forgetVisit, rememberVisit } from "./memory.js";
+import { forgetVisit, hidesIn, rememberVisit } from "./memory.js";
 import { wireIdentity } from "./state.js";
 import { strings } from "./strings.js";
 
@@ -38,6 +38,7 @@ export class Visit {
     const { notice } = this.#store.state;
     if (this.#watched !== null) this.#signaling.send({ type: "unwatch-tavern", tavernId: this.#watched });
     this.#watched = null;
+    this.#store.change({ hiddenHere: tavernId !== null && hidesIn(tavernId) });
     this.#store.change({ tavernId, tavern: null, missing: false, notice: notice?.kind === "news" ? notice : null });
     this.look();
   }
