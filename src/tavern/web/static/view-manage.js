@@ -1,6 +1,6 @@
 /** What the owner of a tavern does with it, and in part its moderators: shown to nobody else. */
 
-import { el, setText, show } from "./dom.js";
+import { el, show } from "./dom.js";
 import { strings } from "./strings.js";
 
 /**
@@ -142,5 +142,4 @@ export function updatePersonButtons(buttons, own, theirs) {
   show(part("promote"), own === "owner" && theirs === null);
   show(part("demote"), own === "owner" && theirs === "moderator");
   show(part("hand-over"), own === "owner");
-  setText(part("kick"), words.kick);
 }
