@@ -59,38 +59,37 @@ def browsers(network: Network, tmp_path: Path) -> Iterator[tuple[Browser, Browse
         yield started
 
 
-@pytest.mark.parametrize("symmetric", [True])
-def test_pages_talk_from_home_to_home(network: Network, browsers: tuple[Browser, Browser], tmp_path: Path) -> None:
+@pytest.fixture
+def pages(
+    network: Network, browsers: tuple[Browser, Browser], tmp_path: Path
+) -> Iterator[tuple[tuple[Visitor, str], tuple[Visitor, str]]]:
+    """Ada and Ben, each at home and in a call with the other, whose name is beside them."""
     with secured(network, tmp_path) as server:
-        url = page_url(server)
         contexts = [browser.new_context() for browser in browsers]
-        ada, ben = (Visitor.arrive(context, url, IceChoice(policy="all")) for context in contexts)
+        ada, ben = (Visitor.arrive(context, page_url(server), IceChoice(policy="all")) for context in contexts)
         ben.page.goto(ada.create_tavern("Friday night"))
         ada.join("Ada")
         ben.join("Ben")
-        for visitor, other in ((ada, "Ben"), (ben, "Ada")):
+        pair = (ada, "Ben"), (ben, "Ada")
+        for visitor, other in pair:
             visitor.sees_connected(other)
             visitor.hears_more()
-            [stats] = visitor.call_stats()
-            assert "relay" in {stats.local, stats.remote}, stats
-            assert visitor.complaints == []
+        yield pair
+
+
+@pytest.mark.parametrize("symmetric", [True])
+def test_pages_talk_from_home_to_home(pages: tuple[tuple[Visitor, str], ...]) -> None:
+    for visitor, _other in pages:
+        [stats] = visitor.call_stats()
+        assert "relay" in {stats.local, stats.remote}, stats
+        assert visitor.complaints == []
 
 
 @pytest.mark.parametrize("symmetric", [False])
-def test_a_call_goes_on_in_another_network(network: Network, browsers: tuple[Browser, Browser], tmp_path: Path) -> None:
+def test_a_call_goes_on_in_another_network(network: Network, pages: tuple[tuple[Visitor, str], ...]) -> None:
     """As where a phone leaves the wifi: the address is gone, and after a moment there is another one."""
-    with secured(network, tmp_path) as server:
-        url = page_url(server)
-        contexts = [browser.new_context() for browser in browsers]
-        ada, ben = (Visitor.arrive(context, url, IceChoice(policy="all")) for context in contexts)
-        ben.page.goto(ada.create_tavern("Friday night"))
-        ada.join("Ada")
-        ben.join("Ben")
-        for visitor, other in ((ada, "Ben"), (ben, "Ada")):
-            visitor.sees_connected(other)
-            visitor.hears_more()
-        network.move(0)
-        for visitor, other in ((ada, "Ben"), (ben, "Ada")):
-            visitor.hears_more()
-            visitor.page.locator("#connection").wait_for(state="hidden")
-            visitor.sees_connected(other)
+    network.move(0)
+    for visitor, other in pages:
+        visitor.hears_more()
+        visitor.page.locator("#connection").wait_for(state="hidden")
+        visitor.sees_connected(other)
